@@ -1,0 +1,403 @@
+//! Masters, list families and the keyed function, version 1.
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+use core::str::FromStr;
+
+use hkdf::Hkdf;
+use rand_chacha::ChaCha8Rng;
+use rand_core::{Rng, SeedableRng};
+use sha2::Sha256;
+use zeroize::{Zeroize, ZeroizeOnDrop};
+
+use crate::lanes::{self, Lane};
+use crate::{ContextWidth, Gamma, Sha256Digest, TokenId};
+
+/// HKDF salt of every sub-key.
+const SALT: &[u8] = b"dandyroll";
+
+/// Which keyed function makes the words. A merged version never changes and detects for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum FunctionVersion {
+    /// HKDF-SHA256 sub-keys, ChaCha8 keystreams: `fixtures/prf/README.md`.
+    V1,
+}
+
+impl FunctionVersion {
+    /// The number that enters labels and profiles.
+    pub fn number(self) -> u32 {
+        match self {
+            Self::V1 => 1,
+        }
+    }
+}
+
+/// How context tokens decide a list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Seeding {
+    /// All `h` previous generated tokens (the left-hash of Kirchenbauer et al. 2023).
+    Left,
+}
+
+impl Seeding {
+    /// The name that enters labels and profiles.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Left => "left",
+        }
+    }
+}
+
+/// What, beside the master, decides the words: profiles that differ only in γ, δ or τ share a family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ListFamily {
+    /// The keyed function.
+    pub function: FunctionVersion,
+    /// SHA-256 of `tokenizer.json`, byte for byte: token numbers mean nothing without it.
+    pub tokenizer: Sha256Digest,
+    /// h.
+    pub width: ContextWidth,
+    /// How the `h` tokens decide the list.
+    pub seeding: Seeding,
+}
+
+/// Length-prefixed (u16, big-endian) encoding of the fields, so that no two sets of fields share bytes.
+fn label(fields: &[&[u8]]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for field in fields {
+        // Every field here is a short constant or a digest; an overlong one would be a bug of this crate.
+        let length = u16::try_from(field.len()).unwrap_or(u16::MAX);
+        bytes.extend_from_slice(&length.to_be_bytes());
+        bytes.extend_from_slice(field);
+    }
+    bytes
+}
+
+/// A public name for one key version, derived from its master: `wk_` and 16 base-32 characters.
+///
+/// It tells nothing about the master (80 bits of an HKDF output under a purpose of its own) and shows at
+/// once when a stored master and the id beside it do not belong together.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KeyId(String);
+
+impl KeyId {
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for KeyId {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let body = text.strip_prefix("wk_").unwrap_or_default();
+        if body.len() == 16 && body.bytes().all(|b| matches!(b, b'a'..=b'z' | b'2'..=b'7')) {
+            Ok(Self(text.into()))
+        } else {
+            Err("a key id is wk_ followed by 16 characters of a-z and 2-7")
+        }
+    }
+}
+
+/// The 32 random bytes of one key version. Zeroised on drop; never printed, copied or serialised.
+#[derive(ZeroizeOnDrop)]
+pub struct MasterKey([u8; 32]);
+
+impl MasterKey {
+    /// Takes the bytes over and erases the caller's copy.
+    pub fn take(bytes: &mut [u8; 32]) -> Self {
+        let key = Self(*bytes);
+        bytes.zeroize();
+        key
+    }
+
+    /// Shows the bytes to the one place that wraps or writes them.
+    pub fn expose<R>(&self, with: impl FnOnce(&[u8; 32]) -> R) -> R {
+        with(&self.0)
+    }
+
+    /// The public id of this key version.
+    pub fn id(&self) -> KeyId {
+        let mut bytes = [0_u8; 10];
+        self.expand(&label(&[b"key-id", &1_u32.to_be_bytes()]), &mut bytes);
+        KeyId(format!("wk_{}", data_encoding::BASE32_NOPAD.encode(&bytes).to_ascii_lowercase()))
+    }
+
+    /// The sub-key of a list family.
+    pub fn lists(&self, family: &ListFamily) -> ListKey {
+        let mut key = [0_u8; 32];
+        let info = label(&[
+            b"token-words",
+            &family.function.number().to_be_bytes(),
+            &family.tokenizer.0,
+            &[family.width.byte()],
+            family.seeding.name().as_bytes(),
+        ]);
+        self.expand(&info, &mut key);
+        ListKey { key, width: family.width }
+    }
+
+    fn expand(&self, info: &[u8], okm: &mut [u8]) {
+        let expanded = Hkdf::<Sha256>::new(Some(SALT), &self.0).expand(info, okm);
+        debug_assert!(expanded.is_ok(), "HKDF-SHA256 gives up to 8160 bytes and at most 32 are asked for");
+    }
+}
+
+impl fmt::Debug for MasterKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "MasterKey({})", self.id())
+    }
+}
+
+/// One list family under one key: the keyed function itself.
+///
+/// A context is the `h` previous *generated* tokens, oldest first. Contexts of another length are refused
+/// by returning `None`: a text's first `h` tokens are neither biased nor scored.
+#[derive(ZeroizeOnDrop)]
+pub struct ListKey {
+    key: [u8; 32],
+    #[zeroize(skip)]
+    width: ContextWidth,
+}
+
+impl fmt::Debug for ListKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ListKey").field("width", &self.width).finish_non_exhaustive()
+    }
+}
+
+/// Stream id of one or two tokens, the older one in the upper half.
+fn stream_id(group: &[TokenId]) -> u64 {
+    group.iter().fold(0, |id, token| (id << 32) | u64::from(token.0))
+}
+
+impl ListKey {
+    /// h.
+    pub fn width(&self) -> ContextWidth {
+        self.width
+    }
+
+    /// The last `h` of the generated tokens, or `None` while there are fewer.
+    pub fn context<'a>(&self, generated: &'a [TokenId]) -> Option<&'a [TokenId]> {
+        generated.len().checked_sub(self.width.len()).and_then(|from| generated.get(from..))
+    }
+
+    /// **The keyed function, plain form**: the word of `candidate` after `context` (`h` tokens).
+    pub fn word(&self, context: &[TokenId], candidate: TokenId) -> Option<u32> {
+        let mut stream = self.keystream(context)?;
+        stream.set_word_pos(u128::from(candidate.0));
+        Some(stream.next_u32())
+    }
+
+    /// Whether `candidate` is on the green list of `context` at share γ.
+    pub fn green(&self, context: &[TokenId], candidate: TokenId, gamma: Gamma) -> Option<bool> {
+        self.word(context, candidate).map(|word| gamma.is_green(word))
+    }
+
+    /// **Whole-vocabulary form**: hands the words of tokens 0, 1, 2, … of one context to `visit` in runs
+    /// of up to 1024, each with the number of its first token, until `vocabulary` words were given.
+    ///
+    /// One sequential keystream, no allocation. Returns `None`, having visited nothing, if `context` is
+    /// not `h` long.
+    pub fn each_word(
+        &self,
+        context: &[TokenId],
+        vocabulary: usize,
+        mut visit: impl FnMut(usize, &[u32]),
+    ) -> Option<()> {
+        let mut stream = self.keystream(context)?;
+        let mut run = [0_u32; 1024];
+        let mut bytes = [0_u8; 4096];
+        let mut start = 0;
+        while start < vocabulary {
+            let count = run.len().min(vocabulary - start);
+            stream.fill_bytes(&mut bytes);
+            for (word, chunk) in run.iter_mut().zip(bytes.as_chunks::<4>().0) {
+                *word = u32::from_le_bytes(*chunk);
+            }
+            visit(start, &run[..count]);
+            start += count;
+        }
+        Some(())
+    }
+
+    /// **Many-pairs form**: the words of many (context, candidate) pairs, several ChaCha8 blocks side by side.
+    ///
+    /// `windows` holds the pairs one after another, each as `h` context tokens (oldest first) and the
+    /// candidate; `words` has one place per pair.
+    ///
+    /// # Panics
+    /// If `windows.len() != words.len() * (h + 1)`: the two slices describe different numbers of pairs.
+    pub fn words(&self, windows: &[TokenId], words: &mut [u32]) {
+        let stride = self.width.len() + 1;
+        assert_eq!(windows.len(), words.len() * stride, "one word for each window of h + 1 tokens");
+        let root = lanes::key_words(&self.key);
+        for (windows, words) in windows.chunks(stride * lanes::LANES).zip(words.chunks_mut(lanes::LANES)) {
+            let mut lane = [Lane { key: root, stream: 0, counter: 0 }; lanes::LANES];
+            let mut place = [0_usize; lanes::LANES];
+            // Groups before the last replace the key (h > 2 only); all lanes have the same number of them.
+            let mut groups: [Groups<'_>; lanes::LANES] = core::array::from_fn(|_| Groups::of(&[]));
+            for (i, window) in windows.chunks_exact(stride).enumerate() {
+                let (context, candidate) = window.split_at(stride - 1);
+                groups[i] = Groups::of(context);
+                let word = candidate[0].0;
+                lane[i].counter = u64::from(word >> 4);
+                place[i] = usize::from(word.to_le_bytes()[0] & 15);
+            }
+            for _ in 1..Groups::count(self.width.len()) {
+                let mut step = lane;
+                for (step, groups) in step.iter_mut().zip(&mut groups) {
+                    step.stream = groups.next();
+                    step.counter = 0;
+                }
+                let block = lanes::blocks(&step);
+                for (i, lane) in lane.iter_mut().enumerate() {
+                    lane.key = core::array::from_fn(|w| block[w][i]);
+                }
+            }
+            for (lane, groups) in lane.iter_mut().zip(&mut groups) {
+                lane.stream = groups.next();
+            }
+            let block = lanes::blocks(&lane);
+            for (i, word) in words.iter_mut().enumerate() {
+                *word = block[place[i]][i];
+            }
+        }
+    }
+
+    /// The keystream of one context, at its start.
+    fn keystream(&self, context: &[TokenId]) -> Option<ChaCha8Rng> {
+        if context.len() != self.width.len() {
+            return None;
+        }
+        let mut key = self.key;
+        let mut groups = Groups::of(context);
+        for _ in 1..Groups::count(context.len()) {
+            let mut stream = ChaCha8Rng::from_seed(key);
+            stream.set_stream(groups.next());
+            stream.fill_bytes(&mut key);
+        }
+        let mut stream = ChaCha8Rng::from_seed(key);
+        stream.set_stream(groups.next());
+        key.zeroize();
+        Some(stream)
+    }
+}
+
+/// The groups a context is taken in: pairs, oldest first; of an odd number the oldest token stands alone.
+struct Groups<'a> {
+    rest: &'a [TokenId],
+}
+
+impl<'a> Groups<'a> {
+    fn of(context: &'a [TokenId]) -> Self {
+        Self { rest: context }
+    }
+
+    /// How many groups `h` tokens make; the empty context is one group with stream id 0.
+    fn count(h: usize) -> usize {
+        h.div_ceil(2).max(1)
+    }
+
+    /// Stream id of the next group; 0 for the empty context.
+    fn next(&mut self) -> u64 {
+        let take = if self.rest.len() % 2 == 1 { 1 } else { self.rest.len().min(2) };
+        let (group, rest) = self.rest.split_at(take);
+        self.rest = rest;
+        stream_id(group)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec;
+    use proptest::prelude::*;
+
+    fn key(width: u8, seed: u8) -> ListKey {
+        MasterKey::take(&mut [seed; 32]).lists(&ListFamily {
+            function: FunctionVersion::V1,
+            tokenizer: Sha256Digest([7; 32]),
+            width: ContextWidth::new(width).unwrap(),
+            seeding: Seeding::Left,
+        })
+    }
+
+    #[test]
+    fn secrets_do_not_print() {
+        let master = MasterKey::take(&mut [0xAB; 32]);
+        let shown = format!("{master:?} {:?}", key(2, 0xAB));
+        assert!(!shown.to_lowercase().contains("abab") && !shown.contains("171"), "{shown}");
+        assert_eq!(master.id().as_str().parse::<KeyId>().unwrap(), master.id());
+    }
+
+    #[test]
+    fn the_callers_copy_is_erased() {
+        let mut bytes = [9; 32];
+        let _key = MasterKey::take(&mut bytes);
+        assert_eq!(bytes, [0; 32]);
+    }
+
+    #[test]
+    fn a_wrong_context_length_has_no_word() {
+        let key = key(2, 1);
+        assert_eq!(key.word(&[TokenId(1)], TokenId(0)), None);
+        assert_eq!(key.context(&[TokenId(1)]), None);
+        assert_eq!(key.context(&[TokenId(1), TokenId(2), TokenId(3)]), Some(&[TokenId(2), TokenId(3)][..]));
+    }
+
+    #[test]
+    fn the_whole_vocabulary_form_equals_the_plain_one_for_every_token() {
+        for width in 0..=8 {
+            let key = key(width, 3);
+            let context: Vec<_> = (0..u32::from(width)).map(|i| TokenId(i * 977 + 5)).collect();
+            let mut next = 0;
+            key.each_word(&context, 152_064, |start, words| {
+                assert_eq!(start, next);
+                for (i, word) in words.iter().enumerate() {
+                    let token = TokenId(u32::try_from(start + i).unwrap());
+                    assert_eq!(key.word(&context, token), Some(*word), "h = {width}, {token:?}");
+                }
+                next += words.len();
+            });
+            assert_eq!(next, 152_064);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_many_pairs_form_equals_the_plain_one(
+            width in 0_u8..=8,
+            seed in any::<u8>(),
+            pairs in 0_usize..40,
+            tokens in proptest::collection::vec(prop_oneof![0_u32..200_000, any::<u32>()], 9 * 40),
+        ) {
+            let key = key(width, seed);
+            let stride = usize::from(width) + 1;
+            let windows: Vec<_> = tokens.into_iter().take(pairs * stride).map(TokenId).collect();
+            let mut words = vec![0; pairs];
+            key.words(&windows, &mut words);
+            for (window, word) in windows.chunks(stride).zip(words) {
+                let (context, candidate) = window.split_at(stride - 1);
+                prop_assert_eq!(key.word(context, candidate[0]), Some(word));
+            }
+        }
+    }
+}

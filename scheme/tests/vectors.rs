@@ -1,0 +1,139 @@
+//! The golden vectors of `fixtures/prf`: each row against the plain and the fast forms.
+
+#![expect(clippy::unwrap_used, reason = "a malformed fixture must fail the test")]
+use dandyroll_scheme::{
+    ContextWidth, FunctionVersion, Gamma, ListFamily, ListKey, MasterKey, Seeding, Sha256Digest, TokenId,
+};
+use rand_chacha::ChaCha8Rng;
+use rand_core::{Rng, SeedableRng};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+const VECTORS: &str = include_str!("../../fixtures/prf/v1.jsonl");
+
+fn rows(kind: &'static str) -> impl Iterator<Item = Value> {
+    VECTORS
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap())
+        .filter(move |row| row["kind"] == kind)
+}
+
+fn bytes(value: &Value) -> [u8; 32] {
+    value.as_str().unwrap().parse::<Sha256Digest>().unwrap().0
+}
+
+fn numbers(value: &Value) -> Vec<u32> {
+    value.as_array().unwrap().iter().map(|n| u32::try_from(n.as_u64().unwrap()).unwrap()).collect()
+}
+
+fn tokens(value: &Value) -> Vec<TokenId> {
+    numbers(value).into_iter().map(TokenId).collect()
+}
+
+fn width(row: &Value) -> ContextWidth {
+    ContextWidth::new(u8::try_from(row["width"].as_u64().unwrap()).unwrap()).unwrap()
+}
+
+fn lists(row: &Value) -> ListKey {
+    MasterKey::take(&mut bytes(&row["master"])).lists(&ListFamily {
+        function: FunctionVersion::V1,
+        tokenizer: Sha256Digest(bytes(&row["tokenizer"])),
+        width: width(row),
+        seeding: Seeding::Left,
+    })
+}
+
+#[test]
+fn every_kind_of_row_is_there() {
+    let count = |kind| rows(kind).count();
+    assert_eq!(
+        ["key", "words", "vocabulary", "gamma", "refused-gamma", "refused-context"].map(count),
+        [4, 126, 4, 5, 5, 5]
+    );
+}
+
+#[test]
+fn key_ids() {
+    for row in rows("key") {
+        assert_eq!(MasterKey::take(&mut bytes(&row["master"])).id().as_str(), row["key_id"]);
+    }
+}
+
+#[test]
+fn words_of_the_plain_form() {
+    for row in rows("words") {
+        let (lists, context) = (lists(&row), tokens(&row["context"]));
+        for (token, word) in tokens(&row["tokens"]).into_iter().zip(numbers(&row["words"])) {
+            assert_eq!(lists.word(&context, token), Some(word), "{row}");
+        }
+    }
+}
+
+#[test]
+fn words_of_the_many_pairs_form() {
+    for row in rows("words") {
+        let (context, tokens) = (tokens(&row["context"]), tokens(&row["tokens"]));
+        let windows: Vec<_> = tokens
+            .iter()
+            .flat_map(|token| context.iter().chain([token]).copied().collect::<Vec<_>>())
+            .collect();
+        let mut words = vec![0; tokens.len()];
+        lists(&row).words(&windows, &mut words);
+        assert_eq!(words, numbers(&row["words"]), "{row}");
+    }
+}
+
+#[test]
+fn sub_keys_are_the_seeds_of_the_keystream() {
+    for row in rows("words").filter(|row| row["width"] == 1) {
+        let mut stream = ChaCha8Rng::from_seed(bytes(&row["sub_key"]));
+        stream.set_stream(u64::from(tokens(&row["context"])[0].0));
+        assert_eq!(stream.next_u32(), numbers(&row["words"])[0], "{row}");
+    }
+}
+
+#[test]
+fn whole_vocabularies() {
+    for row in rows("vocabulary") {
+        let size = usize::try_from(row["size"].as_u64().unwrap()).unwrap();
+        let mut all = Vec::with_capacity(size);
+        lists(&row)
+            .each_word(&tokens(&row["context"]), size, |_, words| all.extend_from_slice(words))
+            .unwrap();
+        let digest = Sha256::digest(all.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<_>>());
+        assert_eq!(Sha256Digest(digest.into()).to_string(), row["words_sha256"]);
+        for (gamma, green) in row["green"].as_object().unwrap() {
+            let gamma = Gamma::new(gamma.parse().unwrap()).unwrap();
+            let count = all.iter().filter(|word| gamma.is_green(**word)).count();
+            assert_eq!(u64::try_from(count).unwrap(), green.as_u64().unwrap());
+        }
+    }
+}
+
+#[test]
+fn gammas() {
+    for row in rows("gamma") {
+        let gamma = Gamma::new(row["gamma"].as_f64().unwrap()).unwrap();
+        assert_eq!(u64::from(gamma.threshold()), row["threshold"].as_u64().unwrap());
+        assert!(numbers(&row["green"]).into_iter().all(|word| gamma.is_green(word)));
+        assert!(!numbers(&row["red"]).into_iter().any(|word| gamma.is_green(word)));
+    }
+}
+
+#[test]
+fn refusals() {
+    for row in rows("refused-gamma") {
+        assert!(Gamma::new(row["gamma"].as_f64().unwrap()).is_err(), "{row}");
+    }
+    for row in rows("refused-context") {
+        let lists = MasterKey::take(&mut [1; 32]).lists(&ListFamily {
+            function: FunctionVersion::V1,
+            tokenizer: Sha256Digest([0; 32]),
+            width: width(&row),
+            seeding: Seeding::Left,
+        });
+        let context = tokens(&row["context"]);
+        assert_eq!(lists.word(&context, TokenId(0)), None, "{row}");
+        assert_eq!(lists.each_word(&context, 10, |_, _| panic!("nothing to visit")), None, "{row}");
+    }
+}

@@ -1,0 +1,177 @@
+#!/usr/bin/env python3
+"""Everything this repository can be asked to do, each with its own set-up. Python's standard library only.
+
+    python3 x.py demo           mark text with the fixture model, find the marks, print the table
+    python3 x.py test           all tests, formatting, lints, documentation
+    python3 x.py setup          fetch ONNX Runtime (the other commands do so when it is missing)
+    python3 x.py deny           licences, sources and duplicates of dependencies (installs cargo-deny if missing)
+    python3 x.py run ARGS…      build and run the command line `dandyroll` with these arguments
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+ORT_VERSION = "1.31.1"
+# (system, machine) -> wheel platform, wheel SHA-256, library's name inside the wheel.
+ORT_WHEELS = {
+    ("Linux", "x86_64"): (
+        "manylinux_2_28_x86_64",
+        "1f3dea47f2f0e5117c2404cea7d21fd253ae7836a3bf167a501cdfbb2600d536",
+        f"libonnxruntime.so.{ORT_VERSION}",
+    ),
+    ("Linux", "aarch64"): (
+        "manylinux_2_28_aarch64",
+        "0b9a492176886992e0e875f06bc0367e333f5fff11711a2d642e18b02f3009cc",
+        f"libonnxruntime.so.{ORT_VERSION}",
+    ),
+    ("Darwin", "arm64"): (
+        "macosx_14_0_arm64",
+        "96dd2564b10ea7153ad9c207e7cd8e5917cb3ba521e0e0a62ac03486fdc8d56c",
+        f"libonnxruntime.{ORT_VERSION}.dylib",
+    ),
+    ("Windows", "AMD64"): (
+        "win_amd64",
+        "ae8a9a351efda685cc59a66226cdefaa37a126c1d66872ca23a2de9425326130",
+        "onnxruntime.dll",
+    ),
+}
+
+
+class Failed(Exception):
+    """A step that did not succeed; its text is for the person at the terminal."""
+
+
+def run(*command: str | Path, **environment: str) -> None:
+    """Runs a command in the repository's root and stops at a failure."""
+    words = [str(word) for word in command]
+    print("$", " ".join(words), file=sys.stderr, flush=True)
+    try:
+        code = subprocess.run(words, cwd=ROOT, env=os.environ | environment).returncode
+    except FileNotFoundError:
+        raise Failed(f"{words[0]} is not installed") from None
+    if code:
+        raise Failed(f"exit code {code}: {' '.join(words)}")
+
+
+def cache_folder() -> Path:
+    """Where `dandyroll` itself looks for the library, too."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "dandyroll" / f"onnxruntime-{ORT_VERSION}"
+
+
+def setup() -> Path:
+    """The ONNX Runtime library's path, fetched from the public Python wheel (pinned by hash) if missing."""
+    key = (platform.system(), platform.machine())
+    if key not in ORT_WHEELS:
+        raise Failed(f"no ONNX Runtime wheel is known for {key}: set ORT_DYLIB_PATH to a library of {ORT_VERSION}")
+    wheel_platform, digest, name = ORT_WHEELS[key]
+    if given := os.environ.get("ORT_DYLIB_PATH"):
+        return Path(given)
+    target = cache_folder() / name
+    if target.is_file():
+        return target
+    print(f"fetching ONNX Runtime {ORT_VERSION} into {target.parent}", file=sys.stderr, flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        requirements = Path(folder) / "requirements.txt"
+        requirements.write_text(f"onnxruntime=={ORT_VERSION} --hash=sha256:{digest}\n")
+        run(
+            *(pip() + ["download", "-q", "--no-deps", "--require-hashes", "--only-binary=:all:"]),
+            *("--implementation", "cp", "--python-version", "3.12", "--abi", "cp312"),
+            *("--platform", wheel_platform, "-d", folder, "-r", requirements),
+        )
+        wheel = next(Path(folder).glob("onnxruntime-*.whl"))
+        if hashlib.sha256(wheel.read_bytes()).hexdigest() != digest:
+            raise Failed(f"{wheel.name} is not the pinned file")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with zipfile.ZipFile(wheel) as archive:
+            for member in archive.namelist():
+                place = Path(member)
+                licence = place.parent.name == "onnxruntime" and place.suffix in ("", ".txt")
+                if licence and not member.endswith("/"):
+                    (target.parent / place.name).write_bytes(archive.read(member))
+            # Renamed into place whole, so that an interrupted set-up leaves nothing that looks finished.
+            partial = target.with_suffix(f".partial-{os.getpid()}")
+            partial.write_bytes(archive.read(f"onnxruntime/capi/{name}"))
+        os.replace(partial, target)
+    return target
+
+
+def pip() -> list[str]:
+    """A way to call pip: this Python's own, or one in a private environment."""
+    own = [sys.executable, "-m", "pip"]
+    if subprocess.run([*own, "--version"], capture_output=True).returncode == 0:
+        return own
+    folder = ROOT / "target" / "pip"
+    made = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
+    if not made.exists():
+        code = subprocess.run([sys.executable, "-m", "venv", folder], capture_output=True).returncode
+        if code:
+            raise Failed("this Python has neither pip nor venv: install one (Debian: apt-get install python3-pip)")
+    return [str(made), "-m", "pip"]
+
+
+def demo(arguments: list[str]) -> None:
+    library = setup()
+    cargo_run("demo", *arguments, ORT_DYLIB_PATH=str(library))
+
+
+def cargo_run(*arguments: str, **environment: str) -> None:
+    run("cargo", "run", "--quiet", "--release", "--locked", "-p", "dandyroll-cli", "--", *arguments, **environment)
+
+
+def test(arguments: list[str]) -> None:
+    """Formatting, lints and documentation first: they fail fastest."""
+    library = str(setup())
+    run("cargo", "fmt", "--check")
+    run("cargo", "clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings")
+    run("cargo", "doc", "--locked", "--workspace", "--no-deps", "--quiet", RUSTDOCFLAGS="-D warnings")
+    run(sys.executable, ROOT / "fixtures" / "prf" / "prf_v1.py", "check")
+    run(sys.executable, ROOT / "fixtures" / "check.py")
+    run("cargo", "test", "--locked", "--workspace", *arguments, ORT_DYLIB_PATH=library)
+
+
+def deny() -> None:
+    tools = ROOT / "target" / "tools"
+    found = shutil.which("cargo-deny") or tools / "bin" / "cargo-deny"
+    if not Path(found).exists():
+        run("cargo", "install", "--locked", "--root", tools, "cargo-deny")
+    run(found, "check", "bans", "licenses", "sources")
+
+
+def main() -> int:
+    match sys.argv[1:]:
+        case ["demo", *rest]:
+            step = lambda: demo(rest)  # noqa: E731
+        case ["test", *rest]:
+            step = lambda: test(rest)  # noqa: E731
+        case ["setup"]:
+            step = lambda: print(setup())  # noqa: E731
+        case ["deny"]:
+            step = deny
+        case ["run", *rest]:
+            step = lambda: cargo_run(*rest, ORT_DYLIB_PATH=str(setup()))  # noqa: E731
+        case _:
+            print(__doc__.strip(), file=sys.stderr)
+            return 2
+    try:
+        step()
+    except Failed as failure:
+        print(f"x.py: {failure}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
