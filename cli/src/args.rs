@@ -1,0 +1,235 @@
+//! What can be typed: the arguments of every command, before anything is looked up or checked.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Mark the text and code language models write, and find the marks again.
+#[derive(Debug, Parser)]
+#[command(name = "dandyroll", version, max_term_width = 110, arg_required_else_help = true)]
+pub(crate) struct Arguments {
+    /// The ONNX Runtime library; default: where `x.py setup` puts it, or beside this program.
+    #[arg(long, global = true, value_name = "FILE", env = "DANDYROLL_ONNXRUNTIME")]
+    pub(crate) onnxruntime: Option<PathBuf>,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make a new key and write it to a file that only you can read.
+    Keygen(KeygenArgs),
+    /// Generate text with a model and mark it under a key.
+    Generate(GenerateArgs),
+    /// Look for a mark in text: files, or standard input.
+    Detect(DetectArgs),
+    /// Look into a model directory.
+    #[command(subcommand)]
+    Model(ModelCommand),
+    /// Show profiles: what generation and detection must agree on.
+    #[command(subcommand)]
+    Profiles(ProfilesCommand),
+    /// Look into the keyed function, to check another implementation against this one.
+    #[command(subcommand)]
+    Scheme(SchemeCommand),
+    /// Mark, generate unmarked, take human text, detect in all: the main job as one table.
+    Demo(DemoArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct KeygenArgs {
+    /// The file to make; it must not exist yet.
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+}
+
+/// How the next token is drawn.
+#[derive(Debug, Args)]
+pub(crate) struct SamplingArgs {
+    /// Stop after so many tokens.
+    #[arg(long, default_value_t = 256, value_name = "N")]
+    pub(crate) max_new_tokens: usize,
+    /// 0 takes the likeliest token always. A mark shows only where there is a choice.
+    #[arg(long, default_value_t = 1.0, value_name = "T")]
+    pub(crate) temperature: f64,
+    /// Draw from the K likeliest tokens only; 0 for all.
+    #[arg(long, default_value_t = 0, value_name = "K")]
+    pub(crate) top_k: usize,
+    /// Draw from the likeliest tokens that together have this probability.
+    #[arg(long, default_value_t = 1.0, value_name = "P")]
+    pub(crate) top_p: f64,
+    /// Divide positive (multiply negative) logits of tokens that occurred by this.
+    #[arg(long, default_value_t = 1.0, value_name = "R")]
+    pub(crate) repetition_penalty: f64,
+    /// The same seed gives the same text; default: drawn anew and printed.
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+    /// End before this string; may be given several times.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) stop: Vec<String>,
+    /// Threads that the model may use; default: all cores.
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<usize>,
+}
+
+#[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("prompt_source").required(true)))]
+pub(crate) struct GenerateArgs {
+    /// A model directory as Hugging Face exports decoders to ONNX.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: PathBuf,
+    /// A built-in profile (prose-v1, code-v1) or a profile's JSON file.
+    #[arg(long, value_name = "P", required_unless_present = "unmarked")]
+    pub(crate) profile: Option<String>,
+    /// The key to mark with.
+    #[arg(long, value_name = "FILE", required_unless_present = "unmarked")]
+    pub(crate) key_file: Option<PathBuf>,
+    /// Do not mark.
+    #[arg(long, conflicts_with_all = ["profile", "key_file"])]
+    pub(crate) unmarked: bool,
+    /// The prompt.
+    #[arg(long, value_name = "TEXT", group = "prompt_source")]
+    pub(crate) prompt: Option<String>,
+    /// A file with the prompt; - for standard input.
+    #[arg(long, value_name = "FILE", group = "prompt_source")]
+    pub(crate) prompt_file: Option<PathBuf>,
+    /// The prompt as a JSON array of token ids.
+    #[arg(long, value_name = "JSON", group = "prompt_source")]
+    pub(crate) prompt_ids: Option<String>,
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArgs,
+    /// Print one JSON object with text, token ids and what was marked.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Which positions count, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ModeArg {
+    /// entropy-gated if the profile has an entropy threshold and a model is given, else model-free
+    Auto,
+    /// every position, no model
+    ModelFree,
+    /// positions with entropy above the profile's threshold
+    EntropyGated,
+    /// every position, weighted by entropy
+    EntropyWeighted,
+}
+
+#[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("vocabulary").required(true).multiple(true)))]
+pub(crate) struct DetectArgs {
+    /// Texts to look at; - or none for standard input.
+    #[arg(value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    /// A built-in profile (prose-v1, code-v1) or a profile's JSON file.
+    #[arg(long, value_name = "P")]
+    pub(crate) profile: String,
+    /// A key to look for; may be given several times, the verdicts are corrected for the number.
+    #[arg(long, value_name = "FILE", required = true)]
+    pub(crate) key_file: Vec<PathBuf>,
+    /// The model that wrote the text: gives the tokenizer, and the entropies for the entropy modes.
+    #[arg(long, value_name = "DIR", group = "vocabulary")]
+    pub(crate) model: Option<PathBuf>,
+    /// The tokenizer alone, for detection without a model.
+    #[arg(long, value_name = "FILE", group = "vocabulary", conflicts_with = "model")]
+    pub(crate) tokenizer: Option<PathBuf>,
+    /// A file with the prompt, for entropies nearer to those at generation.
+    #[arg(long, value_name = "FILE", requires = "model")]
+    pub(crate) prompt_file: Option<PathBuf>,
+    /// How to count; may be given several times, the verdicts are corrected for the number.
+    #[arg(long, value_name = "MODE", default_value = "auto")]
+    pub(crate) mode: Vec<ModeArg>,
+    /// Detected at an adjusted p at or below this.
+    #[arg(long, default_value_t = 1e-5, value_name = "P")]
+    pub(crate) alpha: f64,
+    /// Too short if fewer (context, token) pairs can be scored, whatever alpha allows.
+    #[arg(long, value_name = "N")]
+    pub(crate) min_scored: Option<u32>,
+    /// The inputs are JSON arrays of token ids, not text.
+    #[arg(long)]
+    pub(crate) ids: bool,
+    /// Print one JSON object for each input.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Print the text with its green and red tokens; without colour as [+green] and [-red].
+    #[arg(long)]
+    pub(crate) show_tokens: bool,
+    /// Write the coloured text and the verdict as a page.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) html: Option<PathBuf>,
+    /// Threads that the model may use; default: all cores.
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<usize>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ModelCommand {
+    /// Print files, inputs, outputs, shapes and digests of a model directory.
+    Inspect {
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ProfilesCommand {
+    /// Print a profile's id and canonical JSON.
+    Show {
+        /// A built-in profile (prose-v1, code-v1) or a profile's JSON file.
+        #[arg(value_name = "P")]
+        profile: String,
+        /// The model that it is bound to.
+        #[arg(long, value_name = "DIR")]
+        model: Option<PathBuf>,
+        /// The tokenizer that it is bound to, for profiles without an entropy threshold.
+        #[arg(long, value_name = "FILE", conflicts_with = "model")]
+        tokenizer: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SchemeCommand {
+    /// Print word and greenness of tokens after a context.
+    Words {
+        #[arg(long, value_name = "FILE")]
+        key_file: PathBuf,
+        /// A built-in profile (prose-v1, code-v1) or a profile's JSON file.
+        #[arg(long, value_name = "P")]
+        profile: String,
+        /// The tokenizer, or its SHA-256; not needed with a profile's JSON file.
+        #[arg(long, value_name = "FILE|SHA256")]
+        tokenizer: Option<String>,
+        /// The previous token ids, oldest first: as many as the profile's context width.
+        #[arg(long, value_name = "JSON", default_value = "[]")]
+        context: String,
+        /// The first token and the one after the last.
+        #[arg(long, value_name = "FROM..TO", default_value = "0..16")]
+        tokens: String,
+        /// Print one JSON object a line.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// Folder with the fixture model and the held-out human texts.
+    #[arg(long, value_name = "DIR", default_value = "fixtures")]
+    pub(crate) fixtures: PathBuf,
+    /// A built-in profile or a profile's JSON file.
+    #[arg(long, value_name = "P", default_value = "prose-v1")]
+    pub(crate) profile: String,
+    /// How many prompts.
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    pub(crate) prompts: usize,
+    /// Tokens to generate for each.
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    pub(crate) tokens: usize,
+    /// Also write a page with the marked texts coloured.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) html: Option<PathBuf>,
+}

@@ -1,0 +1,117 @@
+//! Rules about the repository itself: who may use whom, what is frozen, what every file has.
+
+#![expect(clippy::unwrap_used, reason = "an unreadable repository must fail the test")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use sha2::{Digest, Sha256};
+
+/// Each crate with the crates of ours that it may use; ARCHITECTURE.md gives the reasons.
+const MAY_USE: &[(&str, &[&str])] = &[
+    ("scheme", &[]),
+    ("vocab", &["scheme"]),
+    ("detector", &["scheme", "vocab"]),
+    ("generator", &["scheme", "vocab"]),
+    ("evidence", &["scheme", "vocab", "detector", "generator"]),
+    ("cli", &["scheme", "vocab", "detector", "generator"]),
+];
+
+/// Crates of others with the one crate of ours that may use each.
+const ONE_USER: &[(&str, &str)] = &[("ort", "generator"), ("tokenizers", "vocab"), ("hkdf", "scheme")];
+
+/// Files that never change once merged.
+const FROZEN: &[(&str, &str)] =
+    &[("fixtures/prf/v1.jsonl", "9be7c79cd122bf381dbcffc055dfc498190f997a559eeb3605d9a198021c2002")];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
+}
+
+/// Normal (not development) dependencies of every workspace member, by name.
+fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--no-deps", "--offline", "--format-version", "1"])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let packages = metadata["packages"].as_array().unwrap();
+    packages
+        .iter()
+        .map(|package| {
+            let normal = package["dependencies"].as_array().unwrap().iter().filter(|d| d["kind"].is_null());
+            let names = normal.map(|d| d["name"].as_str().unwrap().to_owned()).collect();
+            (package["name"].as_str().unwrap().trim_start_matches("dandyroll-").to_owned(), names)
+        })
+        .collect()
+}
+
+/// Source files of ours, relative to the root.
+fn sources(extension: &str) -> Vec<PathBuf> {
+    fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            if path.is_dir() && !name.starts_with('.') && name != "target" {
+                walk(&path, found);
+            } else if path.is_file() {
+                found.push(path);
+            }
+        }
+    }
+    let mut found = Vec::new();
+    walk(&root(), &mut found);
+    found.retain(|path| path.extension().is_some_and(|e| e == extension));
+    found.into_iter().map(|path| path.strip_prefix(root()).unwrap().to_path_buf()).collect()
+}
+
+#[test]
+fn crates_use_only_what_they_may() {
+    let dependencies = dependencies();
+    let known: BTreeSet<_> = MAY_USE.iter().map(|(name, _)| (*name).to_owned()).collect();
+    assert_eq!(dependencies.keys().cloned().collect::<BTreeSet<_>>(), known, "give a new crate its row");
+    for (name, allowed) in MAY_USE {
+        for used in dependencies[*name].iter().filter_map(|name| name.strip_prefix("dandyroll-")) {
+            assert!(allowed.contains(&used), "{name} must not use {used}");
+        }
+        for (foreign, user) in ONE_USER {
+            assert!(!dependencies[*name].contains(*foreign) || name == user, "{name} must not use {foreign}");
+        }
+    }
+}
+
+#[test]
+fn onnx_runtime_is_touched_in_one_folder() {
+    for path in sources("rs").iter().filter(|path| !path.starts_with("generator/src/onnx")) {
+        let text = std::fs::read_to_string(root().join(path)).unwrap();
+        // `ort::` as a path of its own, not the end of another name (`sort::`), in code, not in comments.
+        let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+        let uses = |line: &str| {
+            line.match_indices(concat!("ort", "::"))
+                .any(|(at, _)| !line[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_'))
+        };
+        let mut code = code.filter(|line| uses(line));
+        assert_eq!(code.next(), None, "{} uses ONNX Runtime outside generator/src/onnx", path.display());
+    }
+}
+
+#[test]
+fn every_source_file_opens_with_a_sentence() {
+    for path in sources("rs") {
+        let text = std::fs::read_to_string(root().join(&path)).unwrap();
+        let first = text.lines().next().unwrap_or_default();
+        assert!(first.starts_with("//! ") && first.len() > 12, "{} opens with {first:?}", path.display());
+    }
+}
+
+#[test]
+fn frozen_files_are_as_they_were_merged() {
+    for (path, digest) in FROZEN {
+        let bytes = std::fs::read(root().join(path)).unwrap();
+        let found: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(&found, digest, "{path} is frozen: a change is a new version beside it");
+    }
+}
