@@ -4,6 +4,7 @@
     python3 x.py demo           mark text with the fixture model, find the marks, print the table
     python3 x.py test           all tests, formatting, lints, documentation
     python3 x.py setup          fetch ONNX Runtime (the other commands do so when it is missing)
+    python3 x.py evidence       measure again what docs/evidence.md says, tables and pictures
     python3 x.py deny           licences, sources and duplicates of dependencies (installs cargo-deny if missing)
     python3 x.py run ARGS…      build and run the command line `dandyroll` with these arguments
 """
@@ -106,6 +107,18 @@ def setup() -> Path:
     return target
 
 
+def venv(name: str, requirements: Path) -> Path:
+    """A private environment's Python with the pinned packages, made when missing or when the pins change."""
+    folder = ROOT / "target" / name
+    made = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
+    stamp = folder / "installed.txt"
+    if not stamp.exists() or stamp.read_text() != requirements.read_text():
+        run(sys.executable, "-m", "venv", "--clear", folder)
+        run(made, "-m", "pip", "install", "-q", "-r", requirements)
+        stamp.write_text(requirements.read_text())
+    return made
+
+
 def pip() -> list[str]:
     """A way to call pip: this Python's own, or one in a private environment."""
     own = [sys.executable, "-m", "pip"]
@@ -140,6 +153,16 @@ def test(arguments: list[str]) -> None:
     run("cargo", "test", "--locked", "--workspace", *arguments, ORT_DYLIB_PATH=library)
 
 
+def evidence(arguments: list[str]) -> None:
+    """Rust measures and writes JSON; Python parses generated code and draws."""
+    library = str(setup())
+    python = venv("evidence-venv", ROOT / "evidence" / "requirements.txt")
+    measure = ["cargo", "run", "--quiet", "--release", "--locked", "-p", "dandyroll-evidence", "--"]
+    for experiment in arguments or ["null", "sweet"]:
+        run(*measure, experiment, ORT_DYLIB_PATH=library)
+    run(python, ROOT / "evidence" / "report.py")
+
+
 def deny() -> None:
     tools = ROOT / "target" / "tools"
     found = shutil.which("cargo-deny") or tools / "bin" / "cargo-deny"
@@ -149,22 +172,20 @@ def deny() -> None:
 
 
 def main() -> int:
-    match sys.argv[1:]:
-        case ["demo", *rest]:
-            step = lambda: demo(rest)  # noqa: E731
-        case ["test", *rest]:
-            step = lambda: test(rest)  # noqa: E731
-        case ["setup"]:
-            step = lambda: print(setup())  # noqa: E731
-        case ["deny"]:
-            step = deny
-        case ["run", *rest]:
-            step = lambda: cargo_run(*rest, ORT_DYLIB_PATH=str(setup()))  # noqa: E731
-        case _:
-            print(__doc__.strip(), file=sys.stderr)
-            return 2
+    name, arguments = (sys.argv[1:2] or [""])[0], sys.argv[2:]
+    steps = {
+        "demo": lambda: demo(arguments),
+        "test": lambda: test(arguments),
+        "setup": lambda: print(setup()),
+        "evidence": lambda: evidence(arguments),
+        "deny": deny,
+        "run": lambda: cargo_run(*arguments, ORT_DYLIB_PATH=str(setup())),
+    }
+    if name not in steps:
+        print(__doc__.strip(), file=sys.stderr)
+        return 2
     try:
-        step()
+        steps[name]()
     except Failed as failure:
         print(f"x.py: {failure}", file=sys.stderr)
         return 1

@@ -1,5 +1,6 @@
 //! What can be typed: the arguments of every command, before anything is looked up or checked.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -54,7 +55,7 @@ pub(crate) struct SamplingArgs {
     pub(crate) temperature: f64,
     /// Draw from the K likeliest tokens only; 0 for all.
     #[arg(long, default_value_t = 0, value_name = "K")]
-    pub(crate) top_k: usize,
+    pub(crate) top_k: u32,
     /// Draw from the likeliest tokens that together have this probability.
     #[arg(long, default_value_t = 1.0, value_name = "P")]
     pub(crate) top_p: f64,
@@ -69,7 +70,7 @@ pub(crate) struct SamplingArgs {
     pub(crate) stop: Vec<String>,
     /// Threads that the model may use; default: all cores.
     #[arg(long, value_name = "N")]
-    pub(crate) threads: Option<usize>,
+    pub(crate) threads: Option<NonZeroUsize>,
 }
 
 #[derive(Debug, Args)]
@@ -160,7 +161,7 @@ pub(crate) struct DetectArgs {
     pub(crate) html: Option<PathBuf>,
     /// Threads that the model may use; default: all cores.
     #[arg(long, value_name = "N")]
-    pub(crate) threads: Option<usize>,
+    pub(crate) threads: Option<NonZeroUsize>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -194,25 +195,29 @@ pub(crate) enum ProfilesCommand {
 #[derive(Debug, Subcommand)]
 pub(crate) enum SchemeCommand {
     /// Print word and greenness of tokens after a context.
-    Words {
-        #[arg(long, value_name = "FILE")]
-        key_file: PathBuf,
-        /// A built-in profile (prose-v1, code-v1) or a profile's JSON file.
-        #[arg(long, value_name = "P")]
-        profile: String,
-        /// The tokenizer, or its SHA-256; not needed with a profile's JSON file.
-        #[arg(long, value_name = "FILE|SHA256")]
-        tokenizer: Option<String>,
-        /// The previous token ids, oldest first: as many as the profile's context width.
-        #[arg(long, value_name = "JSON", default_value = "[]")]
-        context: String,
-        /// The first token and the one after the last.
-        #[arg(long, value_name = "FROM..TO", default_value = "0..16")]
-        tokens: String,
-        /// Print one JSON object a line.
-        #[arg(long)]
-        json: bool,
-    },
+    Words(WordsArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WordsArgs {
+    /// The key whose words are printed.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) key_file: PathBuf,
+    /// A built-in profile (prose-v1, code-v1) or a profile's JSON file.
+    #[arg(long, value_name = "P")]
+    pub(crate) profile: String,
+    /// The tokenizer.json, or its SHA-256; not needed with a profile's JSON file.
+    #[arg(long, value_name = "FILE|SHA256")]
+    pub(crate) tokenizer: Option<String>,
+    /// The previous token ids, oldest first: as many as the profile's context width.
+    #[arg(long, value_name = "JSON", default_value = "[]")]
+    pub(crate) context: String,
+    /// The first token and the one after the last.
+    #[arg(long, value_name = "FROM..TO", default_value = "0..16")]
+    pub(crate) tokens: String,
+    /// Print one JSON object a line.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

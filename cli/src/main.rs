@@ -1,2 +1,58 @@
-//! Placeholder.
-fn main() {}
+//! The binary `dandyroll`: what was typed → what will be done → a library call → a report → an exit code.
+
+mod args;
+mod coloured;
+mod demo;
+mod detect;
+mod failure;
+mod generate;
+mod input;
+mod keyfile;
+mod model;
+mod profile;
+mod words;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::args::{Arguments, Command, ModelCommand, ProfilesCommand, SchemeCommand};
+use crate::failure::{Failure, Outcome};
+
+fn run(arguments: Arguments) -> Result<Outcome, Failure> {
+    let library = arguments.onnxruntime.as_deref();
+    // Locked once: results go out in one piece, and a closed pipe ends the work at the next write.
+    let mut out = anstream::stdout().lock();
+    match arguments.command {
+        Command::Keygen(args) => {
+            let id = keyfile::create(&args.file)?;
+            writeln!(out, "{id}")?;
+            Ok(Outcome::Done)
+        }
+        Command::Generate(args) => generate::run(&args, library, &mut out),
+        Command::Detect(args) => detect::run(&args, library, &mut out),
+        Command::Model(ModelCommand::Inspect { directory, json }) => {
+            model::inspect(&directory, json, library, &mut out)
+        }
+        Command::Profiles(ProfilesCommand::Show { profile, model, tokenizer }) => {
+            words::show_profile(&profile, model.as_deref(), tokenizer.as_deref(), &mut out)
+        }
+        Command::Scheme(SchemeCommand::Words(args)) => words::run(&args, &mut out),
+        Command::Demo(args) => demo::run(&args, library, &mut out),
+    }
+}
+
+fn main() -> ExitCode {
+    failure::exit_code(run(Arguments::parse()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        <Arguments as clap::CommandFactory>::command().debug_assert();
+    }
+}

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use dandyroll_scheme::{
-    BUILT_IN, BindError, OutOfRange, ParseDigestError, Profile, ProfileId, Recipe, Sha256Digest,
+    BUILT_IN, BindError, Gamma, Nats, OutOfRange, ParseDigestError, Profile, ProfileId, Recipe, Sha256Digest,
 };
 use serde::Deserialize;
 
@@ -77,11 +77,19 @@ impl Named {
         }
     }
 
-    /// Whether positions are gated by entropy, so that the model is needed.
-    pub(crate) fn gated(&self) -> bool {
+    /// τ; the model is needed to see which positions it lets through.
+    pub(crate) fn threshold(&self) -> Option<Nats> {
         match self {
-            Self::BuiltIn(_, recipe) => recipe.threshold.is_some(),
-            Self::Bound(profile) => profile.threshold().is_some(),
+            Self::BuiltIn(_, recipe) => recipe.threshold,
+            Self::Bound(profile) => profile.threshold(),
+        }
+    }
+
+    /// γ.
+    pub(crate) fn gamma(&self) -> Gamma {
+        match self {
+            Self::BuiltIn(_, recipe) => recipe.gamma,
+            Self::Bound(profile) => profile.gamma(),
         }
     }
 
@@ -162,7 +170,7 @@ mod tests {
         let code = Recipe::code_v1().bind(TOKENIZER, Some(MODEL)).unwrap();
         let (_folder, name) = file(&code.canonical_json());
         let named = Named::find(&name).unwrap();
-        assert!(named.gated());
+        assert_eq!(named.threshold(), code.threshold());
         assert_eq!(named.bind(TOKENIZER, Some(MODEL)).unwrap(), code);
         assert_eq!(named.bind(TOKENIZER, None).unwrap().id(), code.id());
         assert!(named.bind(MODEL, Some(MODEL)).unwrap_err().to_string().contains("another tokenizer"));

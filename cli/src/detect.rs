@@ -1,0 +1,412 @@
+//! `detect`: a text in, a verdict out.
+
+use std::io::Write;
+use std::ops::Range;
+use std::path::Path;
+
+use dandyroll_detector::{
+    Colour as Found, Correction, Detector, Evidence, Finding, Hypothesis, Mode, Policy, Report, Text, Verdict,
+};
+use dandyroll_scheme::{Gamma, KeyId, ListFamily, ListKey, Nats, TokenId};
+use dandyroll_vocab::{Encoding, Normalised, Vocabulary, normalise};
+use serde::Serialize;
+
+use crate::args::{DetectArgs, ModeArg};
+use crate::coloured::{self, Colour, Piece, Section};
+use crate::failure::{Failure, Outcome};
+use crate::input::Source;
+use crate::profile::Named;
+use crate::{keyfile, model};
+
+/// A key that is looked for.
+struct Key {
+    id: KeyId,
+    lists: ListKey,
+}
+
+/// What will be done to every input.
+struct Plan {
+    vocabulary: Vocabulary,
+    scorer: Option<model::Scorer>,
+    prompt: Vec<TokenId>,
+    profile: String,
+    gamma: Gamma,
+    keys: Vec<Key>,
+    modes: Vec<Mode>,
+    policy: Policy,
+}
+
+impl Plan {
+    fn new(args: &DetectArgs, library: Option<&Path>) -> Result<Self, Failure> {
+        let named = Named::find(&args.profile)?;
+        let modes = modes(args, &named)?;
+        let policy = policy(args)?;
+        let (vocabulary, scorer, prompt, family, profile) = match (&args.model, &args.tokenizer) {
+            (Some(directory), _) => {
+                let digests = model::digests(directory)?;
+                let profile = named.bind(digests.tokenizer, Some(digests.model))?;
+                let vocabulary = model::vocabulary(directory)?;
+                let prompt = match &args.prompt_file {
+                    Some(path) => {
+                        let text = Source::of(path).read()?;
+                        vocabulary.encode_ids(normalise(&text).text())?
+                    }
+                    None => Vec::new(),
+                };
+                let needed = modes.iter().any(|mode| mode.needs_entropies());
+                let loaded =
+                    needed.then(|| model::load(directory, &vocabulary, library, args.threads)).transpose()?;
+                (vocabulary, loaded.map(model::Scorer::new), prompt, profile.family(), profile.id().to_string())
+            }
+            (None, Some(path)) => {
+                let vocabulary = Vocabulary::open(path)?;
+                let (family, profile) = without_model(&named, &vocabulary)?;
+                (vocabulary, None, Vec::new(), family, profile)
+            }
+            (None, None) => return Err(Failure::Usage("give --model DIR or --tokenizer FILE".into())),
+        };
+        let mut keys: Vec<Key> = Vec::with_capacity(args.key_file.len());
+        for path in &args.key_file {
+            let master = keyfile::read(path)?;
+            let id = master.id();
+            if keys.iter().any(|key| key.id == id) {
+                return Err(Failure::Usage(format!("key {id} is given twice: {}", path.display())));
+            }
+            keys.push(Key { id, lists: master.lists(&family) });
+        }
+        Ok(Self { vocabulary, scorer, prompt, profile, gamma: named.gamma(), keys, modes, policy })
+    }
+
+    /// Every key in every mode, keys first: hypothesis `i` is key `i / modes`, mode `i % modes`.
+    fn hypotheses(&self) -> Vec<Hypothesis<'_>> {
+        let of = |key| self.modes.iter().map(move |mode| (key, *mode));
+        self.keys
+            .iter()
+            .flat_map(of)
+            .map(|(key, mode): (&Key, Mode)| Hypothesis { lists: &key.lists, gamma: self.gamma, mode })
+            .collect()
+    }
+
+    fn key(&self, finding: &Finding) -> Option<&Key> {
+        self.keys.get(finding.hypothesis / self.modes.len().max(1))
+    }
+
+    /// Tokenises and judges one input.
+    fn judge<'a>(&mut self, input: &'a str, as_ids: bool) -> Result<Judged<'a>, Failure> {
+        let (text, ids, ranges) = if as_ids {
+            (None, self.vocabulary.ids_from_json(input)?, Vec::new())
+        } else {
+            let text = normalise(input);
+            let encoding = self.vocabulary.encode(text.text())?;
+            let ranges = encoding.byte_ranges().collect();
+            (Some(text), encoding.into_ids(), ranges)
+        };
+        let entropies = match &mut self.scorer {
+            Some(scorer) => Some(scorer.entropies(&self.prompt, &ids)?),
+            None => None,
+        };
+        let text_to_judge = Text { ids: &ids, prompt: 0, entropies: entropies.as_deref() };
+        let mut detector = Detector::new();
+        let report = detector
+            .detect(&text_to_judge, &self.hypotheses(), &self.policy)
+            .map_err(|error| Failure::Usage(error.to_string()))?;
+        Ok(Judged { text, ids, ranges, entropies, report })
+    }
+
+    /// The input in pieces, coloured under the strongest hypothesis.
+    fn pieces(&self, judged: &Judged<'_>) -> Result<Vec<Piece>, Failure> {
+        let hypotheses = self.hypotheses();
+        let Some(hypothesis) = judged.report.findings.first().and_then(|f| hypotheses.get(f.hypothesis)) else {
+            return Ok(Vec::new());
+        };
+        let colours = colours(&judged.ids, judged.entropies.as_deref(), hypothesis)?;
+        match &judged.text {
+            Some(text) => Ok(in_source(text, judged.ranges.iter().cloned(), colours)),
+            None => {
+                let mut decoder = dandyroll_vocab::StreamDecoder::new(&self.vocabulary);
+                let mut pieces = Vec::with_capacity(judged.ids.len());
+                for (id, colour) in judged.ids.iter().zip(colours) {
+                    pieces.push(Piece { text: decoder.push(&self.vocabulary, *id)?, colour });
+                }
+                Ok(pieces)
+            }
+        }
+    }
+}
+
+/// What each token is under a hypothesis.
+fn colours(
+    ids: &[TokenId],
+    entropies: Option<&[Option<Nats>]>,
+    hypothesis: &Hypothesis<'_>,
+) -> Result<impl Iterator<Item = Colour>, Failure> {
+    let found = Detector::new()
+        .colours(&Text { ids, prompt: 0, entropies }, hypothesis)
+        .map_err(|error| Failure::Usage(error.to_string()))?;
+    Ok(found.into_iter().map(|colour| match colour {
+        Found::Green => Colour::Green,
+        Found::Red => Colour::Red,
+        Found::Repeat => Colour::Repeat,
+        Found::NotScored(_) => Colour::NotScored,
+    }))
+}
+
+/// A whole text in pieces, coloured under a hypothesis.
+pub(crate) fn colour_text(
+    text: &Normalised<'_>,
+    encoding: &Encoding,
+    entropies: Option<&[Option<Nats>]>,
+    hypothesis: &Hypothesis<'_>,
+) -> Result<Vec<Piece>, Failure> {
+    Ok(in_source(text, encoding.byte_ranges(), colours(encoding.ids(), entropies, hypothesis)?))
+}
+
+/// Tokens as pieces of the caller's own text. What normalisation removed goes with the token before it; a
+/// character that several tokens spell goes with the first.
+fn in_source(
+    text: &Normalised<'_>,
+    ranges: impl Iterator<Item = Range<usize>>,
+    colours: impl Iterator<Item = Colour>,
+) -> Vec<Piece> {
+    let mut done = 0;
+    let mut pieces = Vec::new();
+    for (range, colour) in ranges.zip(colours) {
+        let end = text.source_range(range).end.max(done);
+        if end > done {
+            pieces.push(Piece { text: text.source()[done..end].to_owned(), colour });
+            done = end;
+        }
+    }
+    pieces
+}
+
+/// One input and what was found in it.
+struct Judged<'a> {
+    text: Option<Normalised<'a>>,
+    ids: Vec<TokenId>,
+    ranges: Vec<Range<usize>>,
+    entropies: Option<Vec<Option<Nats>>>,
+    report: Report,
+}
+
+/// Without a model the lists are known all the same: τ and the model do not enter them.
+fn without_model(named: &Named, vocabulary: &Vocabulary) -> Result<(ListFamily, String), Failure> {
+    match named {
+        Named::BuiltIn(name, recipe) if recipe.threshold.is_some() => {
+            let ungated = dandyroll_scheme::Recipe { threshold: None, ..*recipe };
+            let family = Named::BuiltIn(name.clone(), ungated).bind(vocabulary.digest(), None)?.family();
+            Ok((family, format!("{name} (its id depends on the model)")))
+        }
+        _ => {
+            let profile = named.bind(vocabulary.digest(), None)?;
+            Ok((profile.family(), profile.id().to_string()))
+        }
+    }
+}
+
+fn modes(args: &DetectArgs, named: &Named) -> Result<Vec<Mode>, Failure> {
+    let mut modes = Vec::new();
+    for mode in &args.mode {
+        let gate = || {
+            named.threshold().map(Mode::Gated).ok_or_else(|| {
+                Failure::Usage(format!("--mode entropy-gated: profile {} has no entropy threshold", args.profile))
+            })
+        };
+        let mode = match mode {
+            ModeArg::Auto if named.threshold().is_some() && args.model.is_some() => gate()?,
+            ModeArg::Auto | ModeArg::ModelFree => Mode::ModelFree,
+            ModeArg::EntropyGated => gate()?,
+            ModeArg::EntropyWeighted => Mode::Weighted,
+        };
+        if mode.needs_entropies() && args.model.is_none() {
+            return Err(Failure::Usage(format!("--mode {} needs the model: --model DIR", mode.name())));
+        }
+        if !modes.contains(&mode) {
+            modes.push(mode);
+        }
+    }
+    Ok(modes)
+}
+
+fn policy(args: &DetectArgs) -> Result<Policy, Failure> {
+    let floor = args.min_scored.unwrap_or(Policy::STANDARD.min_scored());
+    // Several keys may truly be in one text: Holm's correction loses nothing there.
+    let correction = if args.key_file.len() > 1 { Correction::Holm } else { Correction::Bonferroni };
+    let inconclusive = Policy::STANDARD.inconclusive().probability().max(args.alpha);
+    Ok(Policy::new(args.alpha, inconclusive, floor, correction)?)
+}
+
+/// What the JSON of one input holds.
+#[derive(Serialize)]
+struct Wire<'a> {
+    input: &'a str,
+    verdict: &'static str,
+    profile: &'a str,
+    alpha: f64,
+    tokens: usize,
+    normalised: Option<String>,
+    findings: Vec<WireFinding<'a>>,
+}
+
+#[derive(Serialize)]
+struct WireFinding<'a> {
+    key_id: &'a str,
+    mode: &'static str,
+    verdict: &'static str,
+    scored: u32,
+    green: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scored_weight: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    green_weight: Option<u64>,
+    z: Option<f64>,
+    log10_p: f64,
+    hypotheses: u32,
+    log10_p_adjusted: f64,
+}
+
+impl<'a> WireFinding<'a> {
+    fn new(finding: &Finding, key: &'a KeyId) -> Self {
+        let Evidence { mode, counts, z, log10_p, .. } = finding.evidence;
+        let weighted = mode == Mode::Weighted;
+        Self {
+            key_id: key.as_str(),
+            mode: mode.name(),
+            verdict: finding.verdict.name(),
+            scored: counts.scored(),
+            green: counts.green(),
+            scored_weight: weighted.then(|| counts.scored_weight()),
+            green_weight: weighted.then(|| counts.green_weight()),
+            z: z.map(|z| z.get()),
+            log10_p: log10_p.get(),
+            hypotheses: finding.hypotheses,
+            log10_p_adjusted: finding.adjusted.get(),
+        }
+    }
+}
+
+/// The rows shown for one finding, on the terminal and on the page.
+pub(crate) fn facts(finding: &Finding, key: &KeyId, gamma: Gamma, policy: &Policy) -> Vec<(String, String)> {
+    let Evidence { mode, counts, z, log10_p, .. } = finding.evidence;
+    let row = |name: &str, value: String| (name.to_owned(), value);
+    let (n, k) = (counts.scored(), counts.green());
+    let share = if n == 0 { 0.0 } else { 100.0 * f64::from(k) / f64::from(n) };
+    let expected = 100.0 * gamma.effective();
+    let correction = match finding.hypotheses {
+        1 => String::new(),
+        m => format!("; {} after correction for {m} hypotheses", finding.adjusted),
+    };
+    let mut rows = vec![
+        row("verdict", verdict_words(finding.verdict, policy)),
+        row("p", format!("{log10_p}{correction}")),
+        row("z", z.map_or_else(|| "none: nothing was scored".into(), |z| format!("{:.2}", z.get()))),
+        row("green", format!("{k} of {n} distinct pairs ({share:.1} %; {expected:.1} % expected without the mark)")),
+    ];
+    if mode == Mode::Weighted {
+        rows.push(row("weights", format!("{} of {} are green", counts.green_weight(), counts.scored_weight())));
+    }
+    rows.push(row("mode", mode.name().into()));
+    rows.push(row("key", key.to_string()));
+    rows
+}
+
+fn verdict_words(verdict: Verdict, policy: &Policy) -> String {
+    match verdict {
+        Verdict::TooShort => "too_short: no count could reach α on so few pairs".into(),
+        Verdict::Detected => format!("detected (α = {})", policy.alpha()),
+        other => other.name().into(),
+    }
+}
+
+/// Judges every input and reports each; an input that cannot be judged does not stop the others.
+pub(crate) fn run(args: &DetectArgs, library: Option<&Path>, out: &mut dyn Write) -> Result<Outcome, Failure> {
+    let mut plan = Plan::new(args, library)?;
+    let mut sources: Vec<Source> = args.files.iter().map(|path| Source::of(path)).collect();
+    if sources.is_empty() {
+        sources.push(Source::Stdin);
+    }
+    let mut sections = Vec::new();
+    let mut failed = 0;
+    for source in &sources {
+        match one(&mut plan, args, source, &mut sections, out) {
+            // The output is gone: nothing that follows could be said.
+            Err(failure @ Failure::Output(_)) => return Err(failure),
+            Err(failure) if sources.len() == 1 => return Err(failure),
+            Err(failure) => {
+                failed += 1;
+                anstream::eprintln!("dandyroll: {failure}");
+            }
+            Ok(()) => {}
+        }
+    }
+    if let Some(path) = &args.html {
+        std::fs::write(path, coloured::page("Dandyroll: detection", &sections))
+            .map_err(|source| Failure::File { path: path.clone(), source })?;
+    }
+    out.flush()?;
+    match failed {
+        0 => Ok(Outcome::Done),
+        all if all == sources.len() => Err(Failure::Usage(format!("none of the {all} inputs could be judged"))),
+        _ => Ok(Outcome::SomeFailed),
+    }
+}
+
+fn one(
+    plan: &mut Plan,
+    args: &DetectArgs,
+    source: &Source,
+    sections: &mut Vec<Section>,
+    out: &mut dyn Write,
+) -> Result<(), Failure> {
+    let name = source.name();
+    let input = source.read()?;
+    let judged = plan.judge(&input, args.ids).map_err(|failure| match failure {
+        Failure::Vocabulary(error) => Failure::Usage(format!("{name}: {error}")),
+        other => other,
+    })?;
+    let normalised = judged.text.as_ref().map(Normalised::removed).filter(|removed| !removed.is_nothing());
+    let findings: Vec<(&Finding, &Key)> =
+        judged.report.findings.iter().filter_map(|f| plan.key(f).map(|key| (f, key))).collect();
+    let needs_pieces = args.show_tokens || args.html.is_some();
+    let pieces = if needs_pieces { plan.pieces(&judged)? } else { Vec::new() };
+
+    if args.json {
+        let wire = Wire {
+            input: &name,
+            verdict: judged.report.verdict().name(),
+            profile: &plan.profile,
+            alpha: args.alpha,
+            tokens: judged.report.tokens,
+            normalised: normalised.map(ToString::to_string),
+            findings: findings.iter().map(|(finding, key)| WireFinding::new(finding, &key.id)).collect(),
+        };
+        writeln!(out, "{}", serde_json::to_string(&wire).map_err(std::io::Error::from)?)?;
+    } else {
+        writeln!(out, "{name}: {}", judged.report.verdict().name())?;
+        for (finding, key) in &findings {
+            for (name, value) in facts(finding, &key.id, plan.gamma, &plan.policy) {
+                writeln!(out, "  {name:<10} {value}")?;
+            }
+            writeln!(out)?;
+        }
+        writeln!(out, "  {:<10} {}", "tokens", judged.report.tokens)?;
+        writeln!(out, "  {:<10} {}", "profile", plan.profile)?;
+        if let Some(removed) = normalised {
+            writeln!(out, "  {:<10} {removed}", "normalised")?;
+        }
+    }
+    if args.show_tokens && !args.json {
+        let colour = anstream::AutoStream::choice(&std::io::stdout()) != anstream::ColorChoice::Never;
+        writeln!(out)?;
+        coloured::write_terminal(out, &pieces, colour)?;
+    }
+    if args.html.is_some() {
+        let mut rows = findings
+            .first()
+            .map(|(finding, key)| facts(finding, &key.id, plan.gamma, &plan.policy))
+            .unwrap_or_default();
+        rows.push(("profile".into(), plan.profile.clone()));
+        sections.push(Section { heading: name, facts: rows, pieces });
+    }
+    Ok(())
+}

@@ -1,0 +1,66 @@
+//! What ends a command early, and the one place where exit codes are decided.
+
+use std::io;
+use std::process::ExitCode;
+
+use dandyroll_detector::{TextTooLong, WidthMismatch};
+use dandyroll_scheme::OutOfRange;
+use dandyroll_vocab::VocabError;
+
+use crate::input::InputError;
+use crate::keyfile::KeyFileError;
+use crate::profile::ProfileError;
+
+/// How a command ended that ran to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// Everything asked for was done, whatever the verdicts say.
+    Done,
+    /// Some inputs could not be judged; each was reported, the others were done.
+    SomeFailed,
+}
+
+/// Why a command could not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    #[error(transparent)]
+    KeyFile(#[from] KeyFileError),
+    #[error(transparent)]
+    Profile(#[from] ProfileError),
+    #[error(transparent)]
+    Input(#[from] InputError),
+    #[error(transparent)]
+    Vocabulary(#[from] VocabError),
+    #[error(transparent)]
+    Load(#[from] dandyroll_generator::onnx::LoadError),
+    #[error(transparent)]
+    Generate(#[from] dandyroll_generator::GenerateError),
+    #[error(transparent)]
+    Parameter(#[from] OutOfRange),
+    #[error(transparent)]
+    TooLong(#[from] TextTooLong),
+    #[error(transparent)]
+    Width(#[from] WidthMismatch),
+    #[error("{0}")]
+    Usage(String),
+    #[error("cannot write the output: {0}")]
+    Output(#[from] io::Error),
+    #[error("cannot write {path}: {source}")]
+    File { path: std::path::PathBuf, source: io::Error },
+}
+
+/// 0: done. 1: some inputs could not be judged, the others were. 2: nothing could be done as asked.
+///
+/// A verdict never decides the code: it is a statement about a text, not success or failure of the command.
+/// A reader that closed the pipe has what it wanted: quiet, 0.
+pub(crate) fn exit_code(result: Result<Outcome, Failure>) -> ExitCode {
+    match result {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::SomeFailed) => ExitCode::from(1),
+        Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(failure) => {
+            anstream::eprintln!("dandyroll: {failure}");
+            ExitCode::from(2)
+        }
+    }
+}

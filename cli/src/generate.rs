@@ -1,0 +1,147 @@
+//! `generate`: a prompt in, marked text out.
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::Arc;
+
+use dandyroll_generator::onnx::OnnxModel;
+use dandyroll_generator::{Finish, Generation, Lexicon, Request, Sampling, generate};
+use dandyroll_scheme::{KeyId, Marker, Profile, Step, TokenId};
+use dandyroll_vocab::Vocabulary;
+use serde_json::json;
+
+use crate::args::{GenerateArgs, SamplingArgs};
+use crate::failure::{Failure, Outcome};
+use crate::input::Source;
+use crate::profile::Named;
+use crate::{keyfile, model};
+
+/// Arguments as checked numbers. The seed is drawn if none was given; who wants the text again needs to know it.
+fn sampling(args: &SamplingArgs) -> Result<Sampling, Failure> {
+    let seed = match args.seed {
+        Some(seed) => seed,
+        None => getrandom::u64().map_err(keyfile::KeyFileError::Random)?,
+    };
+    let top_k = Some(args.top_k).filter(|k| *k > 0);
+    Ok(Sampling::new(args.temperature, top_k, Some(args.top_p), Some(args.repetition_penalty), seed)?)
+}
+
+fn prompt(args: &GenerateArgs, vocabulary: &Vocabulary) -> Result<Vec<TokenId>, Failure> {
+    if let Some(json) = &args.prompt_ids {
+        return Ok(vocabulary.ids_from_json(json)?);
+    }
+    let text = match (&args.prompt, &args.prompt_file) {
+        (Some(text), _) => text.clone(),
+        (None, Some(path)) => Source::of(path).read()?,
+        (None, None) => String::new(),
+    };
+    Ok(vocabulary.encode_ids(&text)?)
+}
+
+/// Generates one text, printing it as it grows.
+pub(crate) fn run(args: &GenerateArgs, library: Option<&Path>, out: &mut dyn Write) -> Result<Outcome, Failure> {
+    let named = args.profile.as_deref().map(Named::find).transpose()?;
+    let master = args.key_file.as_deref().map(keyfile::read).transpose()?;
+    let sampling = sampling(&args.sampling)?;
+    let vocabulary = Arc::new(model::vocabulary(&args.model)?);
+    let prompt = prompt(args, &vocabulary)?;
+    let mark: Option<(KeyId, Profile, Arc<Marker>)> = match (&named, &master) {
+        (Some(named), Some(master)) => {
+            let digests = model::digests(&args.model)?;
+            let profile = named.bind(digests.tokenizer, Some(digests.model))?;
+            Some((master.id(), profile, Arc::new(Marker::new(master, &profile))))
+        }
+        _ => None,
+    };
+    let mut model = model::load(&args.model, &vocabulary, library, args.sampling.threads)?;
+    let lexicon = Lexicon::new(vocabulary, model.directory().bos(), model.directory().eos());
+    let request = Request {
+        stop: args.sampling.stop.clone(),
+        marker: mark.as_ref().map(|(_, _, marker)| Arc::clone(marker)),
+        ..Request::new(prompt, sampling, args.sampling.max_new_tokens)
+    };
+    let generation = write_text(&mut model, &lexicon, request, args.json, out)?;
+
+    let applied = mark.map(|(key, profile, _)| (key.to_string(), profile));
+    if args.json {
+        let steps: Vec<_> = generation
+            .steps
+            .iter()
+            .map(|step| {
+                json!({
+                    "token": step.token.0,
+                    "entropy": step.entropy.get(),
+                    "logprob": step.logprob,
+                    "marked": step.marked.map(|step| match step {
+                        Step::Biased => "biased",
+                        Step::LowEntropy => "low_entropy",
+                        Step::ShortContext => "short_context",
+                    }),
+                })
+            })
+            .collect();
+        let value = json!({
+            "text": generation.text,
+            "tokens": generation.tokens.iter().map(|id| id.0).collect::<Vec<_>>(),
+            "finish": finish_name(generation.finish),
+            "seed": sampling.seed,
+            "watermark": applied.as_ref().map(|(key, profile)| json!({
+                "key_id": key,
+                "profile": profile.id().as_str(),
+                "generated": generation.counts.generated,
+                "eligible": generation.counts.eligible,
+                "biased": generation.counts.biased,
+            })),
+            "steps": steps,
+        });
+        writeln!(out, "{}", serde_json::to_string(&value).map_err(io::Error::from)?)?;
+    } else {
+        let counts = generation.counts;
+        let mark = match applied {
+            None => "not marked".to_owned(),
+            Some((key, profile)) => format!(
+                "{} of {} tokens biased under {key}, profile {}",
+                counts.biased,
+                counts.generated,
+                profile.id()
+            ),
+        };
+        anstream::eprintln!("{mark}; ended by {}; seed {}", finish_name(generation.finish), sampling.seed);
+    }
+    Ok(Outcome::Done)
+}
+
+fn write_text(
+    model: &mut OnnxModel,
+    lexicon: &Lexicon,
+    request: Request,
+    quiet: bool,
+    out: &mut dyn Write,
+) -> Result<Generation, Failure> {
+    let mut run = generate(model, lexicon, request).map_err(|error| Failure::Usage(error.to_string()))?;
+    let mut ends_line = true;
+    for progress in &mut run {
+        let text = progress?.text;
+        if !quiet && !text.is_empty() {
+            ends_line = text.ends_with('\n');
+            out.write_all(text.as_bytes())?;
+            out.flush()?;
+        }
+    }
+    if !quiet && !ends_line {
+        // The text's own end stays visible to a pipe only in --json; people get a whole line.
+        writeln!(out)?;
+    }
+    Ok(run.stop())
+}
+
+fn finish_name(finish: Finish) -> &'static str {
+    match finish {
+        Finish::Stop { .. } => "stop",
+        Finish::Length => "length",
+        Finish::Eos => "end_of_text",
+        Finish::ContextFull => "context_full",
+        Finish::Cancelled => "cancelled",
+        _ => "other",
+    }
+}

@@ -1,0 +1,115 @@
+//! `scheme words` and `profiles show`: what somebody who writes another binding checks against.
+
+use std::io::Write;
+use std::path::Path;
+
+use dandyroll_scheme::{Sha256Digest, TokenId};
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use crate::args::WordsArgs;
+use crate::failure::{Failure, Outcome};
+use crate::profile::Named;
+use crate::{keyfile, model};
+
+#[derive(Serialize)]
+struct Row {
+    token: u32,
+    word: u32,
+    green: bool,
+}
+
+/// Prints a profile's id and canonical JSON.
+pub(crate) fn show_profile(
+    name: &str,
+    model: Option<&Path>,
+    tokenizer: Option<&Path>,
+    out: &mut dyn Write,
+) -> Result<Outcome, Failure> {
+    let named = Named::find(name)?;
+    let profile = match (&named, model, tokenizer) {
+        (_, Some(directory), _) => {
+            let digests = model::digests(directory)?;
+            named.bind(digests.tokenizer, Some(digests.model))?
+        }
+        (_, None, Some(path)) => named.bind(digest_of(path)?, None)?,
+        (Named::Bound(profile), None, None) => *profile,
+        (Named::BuiltIn(..), None, None) => {
+            return Err(Failure::Usage(format!("profile {name} is bound by --model DIR or --tokenizer FILE")));
+        }
+    };
+    writeln!(out, "{}", profile.canonical_json())?;
+    // The id on standard error, so that standard output is the profile file itself.
+    anstream::eprintln!("{}", profile.id());
+    Ok(Outcome::Done)
+}
+
+/// Prints words of the keyed function.
+pub(crate) fn run(args: &WordsArgs, out: &mut dyn Write) -> Result<Outcome, Failure> {
+    let named = Named::find(&args.profile)?;
+    // τ does not enter the words, so no model is asked for.
+    let family = match (&named, &args.tokenizer) {
+        (Named::Bound(profile), None) => profile.family(),
+        (Named::BuiltIn(name, recipe), Some(tokenizer)) => {
+            let ungated = dandyroll_scheme::Recipe { threshold: None, ..*recipe };
+            Named::BuiltIn(name.clone(), ungated).bind(tokenizer_digest(tokenizer)?, None)?.family()
+        }
+        (Named::Bound(_), Some(tokenizer)) => named.bind(tokenizer_digest(tokenizer)?, None)?.family(),
+        (Named::BuiltIn(name, _), None) => {
+            return Err(Failure::Usage(format!("profile {name} needs --tokenizer FILE or its SHA-256")));
+        }
+    };
+    let gamma = named.gamma();
+    let context: Vec<u32> = serde_json::from_str(&args.context)
+        .map_err(|error| Failure::Usage(format!("--context is no JSON array of token ids: {error}")))?;
+    let context: Vec<TokenId> = context.into_iter().map(TokenId).collect();
+    let (from, to) = range(&args.tokens)?;
+
+    let lists = keyfile::read(&args.key_file)?.lists(&family);
+    for token in from..to {
+        let word = lists.word(&context, TokenId(token)).ok_or_else(|| {
+            Failure::Usage(format!(
+                "--context has {} tokens, the profile's context width is {}",
+                context.len(),
+                family.width.len()
+            ))
+        })?;
+        let row = Row { token, word, green: gamma.is_green(word) };
+        if args.json {
+            writeln!(out, "{}", serde_json::to_string(&row).map_err(std::io::Error::from)?)?;
+        } else {
+            writeln!(out, "{:>10} {:>10} {}", row.token, row.word, if row.green { "green" } else { "red" })?;
+        }
+    }
+    Ok(Outcome::Done)
+}
+
+fn range(text: &str) -> Result<(u32, u32), Failure> {
+    let bad = || Failure::Usage(format!("--tokens {text:?} is no range: FROM..TO with two token ids"));
+    let (from, to) = text.split_once("..").ok_or_else(bad)?;
+    let (from, to) = (from.parse().map_err(|_| bad())?, to.parse().map_err(|_| bad())?);
+    if from < to { Ok((from, to)) } else { Err(bad()) }
+}
+
+fn tokenizer_digest(text: &str) -> Result<Sha256Digest, Failure> {
+    text.parse().or_else(|_| digest_of(Path::new(text)))
+}
+
+fn digest_of(path: &Path) -> Result<Sha256Digest, Failure> {
+    let bytes = std::fs::read(path)
+        .map_err(|error| Failure::Usage(format!("tokenizer {}: {error}", path.display())))?;
+    Ok(Sha256Digest(Sha256::digest(bytes).into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges() {
+        assert_eq!(range("0..16").unwrap(), (0, 16));
+        for bad in ["", "5", "5..", "..5", "5..5", "6..5", "-1..5", "0..4294967296", "a..b"] {
+            assert!(range(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! The door for one text: ids and hypotheses in, a report out.
+
+use dandyroll_scheme::{ContextWidth, Gamma, ListKey, Nats, TokenId};
+
+use crate::evidence::Words;
+use crate::{
+    Colour, Evidence, Finding, Mode, Policy, Reason, TextTooLong, Verdict, WidthMismatch, Windows, judge,
+};
+
+/// A mark that a text may carry: whose lists, which share of them is green, which positions count.
+#[derive(Clone, Copy, Debug)]
+pub struct Hypothesis<'a> {
+    /// The lists: key version, tokenizer, h and seeding.
+    pub lists: &'a ListKey,
+    /// γ.
+    pub gamma: Gamma,
+    /// How positions are scored.
+    pub mode: Mode,
+}
+
+/// A tokenised text.
+#[derive(Clone, Copy, Debug)]
+pub struct Text<'a> {
+    /// Its tokens, with the prompt's before them if the prompt is known.
+    pub ids: &'a [TokenId],
+    /// How many of them are the prompt's. Those are neither scored nor context: marking saw generated tokens
+    /// only.
+    pub prompt: usize,
+    /// The model's entropy before each of `ids` (prompt included), `None` where it is unknown. Needed by the
+    /// modes that read entropies.
+    pub entropies: Option<&'a [Option<Nats>]>,
+}
+
+impl<'a> Text<'a> {
+    /// A text without prompt and entropies.
+    pub fn new(ids: &'a [TokenId]) -> Self {
+        Self { ids, prompt: 0, entropies: None }
+    }
+
+    /// The generated tokens and their entropies.
+    fn generated(&self) -> Result<Self, DetectError> {
+        if let Some(entropies) = self.entropies
+            && entropies.len() != self.ids.len()
+        {
+            return Err(DetectError::EntropyCount { tokens: self.ids.len(), entropies: entropies.len() });
+        }
+        let from = self.prompt;
+        let too_long = DetectError::PromptTooLong { prompt: from, tokens: self.ids.len() };
+        let ids = self.ids.get(from..).ok_or(too_long)?;
+        Ok(Self { ids, prompt: 0, entropies: self.entropies.and_then(|all| all.get(from..)) })
+    }
+}
+
+/// A text or a list of hypotheses that cannot be judged; the caller has to change the input.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DetectError {
+    /// There is nothing to test.
+    #[error("no hypothesis was given: name at least one key and profile")]
+    NoHypotheses,
+    /// The prompt's end lies behind the text's.
+    #[error("a prompt of {prompt} tokens does not fit in a text of {tokens}")]
+    PromptTooLong {
+        /// The prompt's tokens.
+        prompt: usize,
+        /// The text's tokens.
+        tokens: usize,
+    },
+    /// Entropies and tokens do not align.
+    #[error("{entropies} entropies were given for {tokens} tokens")]
+    EntropyCount {
+        /// The text's tokens.
+        tokens: usize,
+        /// The entropies given.
+        entropies: usize,
+    },
+    /// A mode reads entropies and none were given.
+    #[error("the mode {0} needs the model's entropies")]
+    EntropiesNeeded(&'static str),
+    /// The text has more than 2³² tokens.
+    #[error(transparent)]
+    TextTooLong(#[from] TextTooLong),
+    /// Windows and lists of different widths met: a bug of this crate.
+    #[error(transparent)]
+    Width(#[from] WidthMismatch),
+}
+
+/// What was found in one text, strongest evidence first; one finding for each hypothesis.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Report {
+    /// Tokens of the text without the prompt.
+    pub tokens: usize,
+    /// The hypotheses judged.
+    pub findings: Vec<Finding>,
+}
+
+impl Report {
+    /// The text's verdict: detected if any hypothesis is, else inconclusive, not detected, too short.
+    pub fn verdict(&self) -> Verdict {
+        self.findings.iter().map(|finding| finding.verdict).min().unwrap_or(Verdict::TooShort)
+    }
+}
+
+/// Detects marks in one text after another, keeping its buffers. Results do not depend on earlier texts.
+#[derive(Debug, Default)]
+pub struct Detector {
+    windows: Windows,
+    words: Vec<u32>,
+    seen: Vec<bool>,
+}
+
+impl Detector {
+    /// A detector with empty buffers.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Tests every hypothesis and adjusts each p by their number.
+    ///
+    /// Pairs are found once for each context width, and the keyed function is asked once for each list
+    /// (hypotheses that share `lists` differ only in γ and mode).
+    pub fn detect(
+        &mut self,
+        text: &Text<'_>,
+        hypotheses: &[Hypothesis<'_>],
+        policy: &Policy,
+    ) -> Result<Report, DetectError> {
+        let text = text.generated()?;
+        if hypotheses.is_empty() {
+            return Err(DetectError::NoHypotheses);
+        }
+        // Neighbours share what they can; every result goes back to its place.
+        let mut order: Vec<(usize, &Hypothesis<'_>)> = hypotheses.iter().enumerate().collect();
+        order.sort_by_key(|(_, hypothesis)| (hypothesis.lists.width(), std::ptr::from_ref(hypothesis.lists)));
+
+        let mut evidence: Vec<(usize, Evidence)> = Vec::with_capacity(hypotheses.len());
+        let mut ready = None;
+        for (place, hypothesis) in order {
+            ready = Some(self.prepare(&text, hypothesis, ready)?);
+            let words = Words { windows: &self.windows, words: &self.words, entropies: text.entropies };
+            let counts = words.count(hypothesis.gamma, hypothesis.mode, &mut self.seen);
+            evidence.push((place, Evidence::new(hypothesis.mode, counts, hypothesis.gamma)));
+        }
+        evidence.sort_by_key(|(place, _)| *place);
+        let evidence: Vec<Evidence> = evidence.into_iter().map(|(_, evidence)| evidence).collect();
+        Ok(Report { tokens: text.ids.len(), findings: judge(&evidence, policy) })
+    }
+
+    /// What each of the text's tokens is under one hypothesis, prompt included: for colouring.
+    pub fn colours(
+        &mut self,
+        text: &Text<'_>,
+        hypothesis: &Hypothesis<'_>,
+    ) -> Result<Vec<Colour>, DetectError> {
+        let generated = text.generated()?;
+        self.prepare(&generated, hypothesis, None)?;
+        let mut colours = Vec::with_capacity(text.ids.len());
+        colours.resize(text.prompt, Colour::NotScored(Reason::Prompt));
+        let first = hypothesis.lists.width().len().min(generated.ids.len());
+        colours.resize(text.prompt + first, Colour::NotScored(Reason::ShortContext));
+        let Hypothesis { gamma, mode, .. } = *hypothesis;
+        let words = Words { windows: &self.windows, words: &self.words, entropies: generated.entropies };
+        words.walk(gamma, mode, &mut self.seen, |colour, _| colours.push(colour));
+        Ok(colours)
+    }
+
+    /// Reads windows and words of a hypothesis, but for what is there already.
+    fn prepare<'a>(
+        &mut self,
+        text: &Text<'_>,
+        hypothesis: &Hypothesis<'a>,
+        ready: Option<(ContextWidth, &'a ListKey)>,
+    ) -> Result<(ContextWidth, &'a ListKey), DetectError> {
+        if hypothesis.mode.needs_entropies() && text.entropies.is_none() {
+            return Err(DetectError::EntropiesNeeded(hypothesis.mode.name()));
+        }
+        let width = hypothesis.lists.width();
+        if ready.is_none_or(|(before, _)| before != width) {
+            self.windows.read(text.ids, width)?;
+        }
+        if ready.is_none_or(|(_, lists)| !std::ptr::eq(lists, hypothesis.lists)) {
+            self.windows.words(hypothesis.lists, &mut self.words)?;
+        }
+        Ok((width, hypothesis.lists))
+    }
+}

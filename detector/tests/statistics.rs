@@ -1,0 +1,210 @@
+//! The null and the power of detection, by simulation with fixed seeds.
+//!
+//! Null in every test: the key had no part in making the text, so P[p ≤ α] ≤ α for every α. Each bound is an
+//! exact Clopper-Pearson interval at confidence 1 − 10⁻⁶ around the simulated rate: a correct detector leaves
+//! it once in a million seeds, and the seeds are fixed.
+
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod common;
+
+use common::{Seeded, lists};
+use dandyroll_detector::{
+    Correction, Detector, Hypothesis, Interval, Log10P, Mode, Policy, Text, Verdict, Windows,
+    clopper_pearson, upper_tail,
+};
+use dandyroll_scheme::{Gamma, ListKey, Nats, TokenId};
+
+const CONFIDENCE: f64 = 1.0 - 1e-6;
+
+fn quarter() -> Gamma {
+    Gamma::new(0.25).unwrap()
+}
+
+/// The interval of the rate of p ≤ α.
+fn rate(p: &[Log10P], alpha: f64) -> Interval {
+    let bound = Log10P::of(alpha).unwrap();
+    let rejected = p.iter().filter(|p| **p <= bound).count();
+    clopper_pearson(u32::try_from(rejected).unwrap(), u32::try_from(p.len()).unwrap(), CONFIDENCE).unwrap()
+}
+
+fn p_of(detector: &mut Detector, text: &Text<'_>, lists: &ListKey, mode: Mode) -> Log10P {
+    let hypothesis = Hypothesis { lists, gamma: quarter(), mode };
+    detector.detect(text, &[hypothesis], &Policy::STANDARD).unwrap().findings[0].evidence.log10_p
+}
+
+/// Code-like text of `count` tokens: lines drawn from a few templates, one slot each filled from a few names.
+fn templated(seeded: &mut Seeded, count: usize) -> Vec<TokenId> {
+    let templates: Vec<Vec<TokenId>> = (0..5).map(|_| seeded.ids(9, 2000)).collect();
+    let mut ids = Vec::new();
+    while ids.len() < count {
+        let template = &templates[usize::try_from(seeded.below(5)).unwrap()];
+        ids.extend_from_slice(template);
+        let slot = ids.len() - 4;
+        ids[slot] = TokenId(3000 + seeded.below(4));
+    }
+    ids.truncate(count);
+    ids
+}
+
+/// 20 000 texts of 202 random tokens, h = 2, a fresh key each: n = 200 pairs nearly always, so the rate is
+/// the exact size of the test, P[Bin(200, ¼) ≥ c] at the least c with p ≤ α.
+#[test]
+fn on_random_ids_the_rate_is_the_exact_size() {
+    let (mut seeded, mut detector) = (Seeded(1), Detector::new());
+    let p: Vec<Log10P> = (0..20_000)
+        .map(|key| {
+            let ids = seeded.ids(202, 50_257);
+            p_of(&mut detector, &Text::new(&ids), &lists(key, 2), Mode::ModelFree)
+        })
+        .collect();
+    for alpha in [0.3, 0.1, 0.01, 0.001] {
+        let bound = Log10P::of(alpha).unwrap();
+        let size = (0..=200).map(|k| upper_tail(200, k, quarter()).unwrap()).find(|p| *p <= bound).unwrap();
+        let found = rate(&p, alpha);
+        assert!(found.contains(size.probability()), "{found:?} around {size} at alpha {alpha}");
+    }
+}
+
+/// Counting every position, as naive detectors do.
+fn naive(ids: &[TokenId], lists: &ListKey) -> Log10P {
+    let windows = Windows::of(ids, lists.width()).unwrap();
+    let mut words = Vec::new();
+    windows.words(lists, &mut words).unwrap();
+    let green = windows
+        .places()
+        .iter()
+        .filter(|place| quarter().is_green(words[usize::try_from(**place).unwrap()]))
+        .count();
+    let scored = u32::try_from(windows.places().len()).unwrap();
+    upper_tail(scored, u32::try_from(green).unwrap(), quarter()).unwrap()
+}
+
+/// 10 000 templated texts of 300 tokens, a fresh key each, h = 1: distinct pairs keep the rate at or under α;
+/// the same test on naive counts fails by far.
+#[test]
+fn on_repetitive_ids_the_rate_stays_under_alpha_and_naive_counting_does_not() {
+    let (mut seeded, mut detector) = (Seeded(2), Detector::new());
+    let (exact, naive): (Vec<_>, Vec<_>) = (0..10_000)
+        .map(|key| {
+            let (ids, lists) = (templated(&mut seeded, 300), lists(1_000_000 + key, 1));
+            (p_of(&mut detector, &Text::new(&ids), &lists, Mode::ModelFree), naive(&ids, &lists))
+        })
+        .unzip();
+    for alpha in [0.1, 0.01, 0.001, 1e-4] {
+        let (exact, naive) = (rate(&exact, alpha), rate(&naive, alpha));
+        assert!(exact.low <= alpha, "{exact:?} at {alpha}");
+        assert!(naive.low > alpha, "naive counting would pass: {naive:?} at {alpha}");
+    }
+    // And not by being blind: the size of a test on so many pairs is not far below α.
+    assert!(rate(&exact, 0.1).high > 0.06);
+}
+
+/// 6000 templated texts with entropies drawn beside them: gate and weights keep the rate at or under α.
+#[test]
+fn gates_and_weights_that_do_not_read_greenness_keep_the_rate() {
+    let (mut seeded, mut detector) = (Seeded(3), Detector::new());
+    for mode in [Mode::Gated(Nats::new(0.9).unwrap()), Mode::Weighted] {
+        let p: Vec<Log10P> = (0..6000)
+            .map(|key| {
+                let ids = templated(&mut seeded, 300);
+                let entropies: Vec<_> = ids
+                    .iter()
+                    .map(|_| (seeded.below(20) > 0).then(|| Nats::new(3.0 * seeded.unit().powi(2)).unwrap()))
+                    .collect();
+                let text = Text { entropies: Some(&entropies), ..Text::new(&ids) };
+                p_of(&mut detector, &text, &lists(2_000_000 + key, 1), mode)
+            })
+            .collect();
+        for alpha in [0.1, 0.01, 0.001] {
+            let found = rate(&p, alpha);
+            assert!(found.low <= alpha, "{} {found:?} at {alpha}", mode.name());
+        }
+        assert!(rate(&p, 0.1).high > 0.06, "{}", mode.name());
+    }
+}
+
+/// Picking the entropies by greenness is what must never happen, and the same bound sees it: 400 texts.
+#[test]
+fn a_gate_that_reads_greenness_fails_the_same_bound() {
+    let (mut seeded, mut detector) = (Seeded(4), Detector::new());
+    let p: Vec<Log10P> = (0..400)
+        .map(|key| {
+            let (ids, lists) = (seeded.ids(200, 50_257), lists(3_000_000 + key, 1));
+            let entropies: Vec<_> = (0..ids.len())
+                .map(|i| {
+                    let green = i > 0 && lists.green(&ids[i - 1..i], ids[i], quarter()).unwrap();
+                    Nats::new(if green || seeded.below(2) == 0 { 2.0 } else { 0.1 }).ok()
+                })
+                .collect();
+            let text = Text { entropies: Some(&entropies), ..Text::new(&ids) };
+            p_of(&mut detector, &text, &lists, Mode::Gated(Nats::new(0.9).unwrap()))
+        })
+        .collect();
+    assert!(rate(&p, 0.01).low > 0.01);
+}
+
+/// Eight keys at once, 5000 random texts, α = 0.05: the chance that *any* is detected stays at or under α.
+#[test]
+fn several_hypotheses_do_not_raise_the_error_of_a_text() {
+    let (mut seeded, mut detector) = (Seeded(5), Detector::new());
+    let keys: Vec<ListKey> = (0..8).map(|key| lists(4_000_000 + key, 2)).collect();
+    let hypotheses: Vec<_> =
+        keys.iter().map(|lists| Hypothesis { lists, gamma: quarter(), mode: Mode::ModelFree }).collect();
+    for correction in [Correction::Bonferroni, Correction::Holm] {
+        let policy = Policy::new(0.05, 0.1, 16, correction).unwrap();
+        let detected = (0..5000)
+            .filter(|_| {
+                let ids = seeded.ids(150, 50_257);
+                let report = detector.detect(&Text::new(&ids), &hypotheses, &policy).unwrap();
+                report.verdict() == Verdict::Detected
+            })
+            .count();
+        let found = clopper_pearson(u32::try_from(detected).unwrap(), 5000, CONFIDENCE).unwrap();
+        assert!(found.low <= 0.05 && found.high > 0.01, "{found:?}");
+    }
+}
+
+/// A text of `count` tokens where a token is drawn green with probability `share` instead of ¼.
+fn marked(seeded: &mut Seeded, lists: &ListKey, count: usize, share: f64) -> Vec<TokenId> {
+    let mut ids = seeded.ids(lists.width().len(), 50_257);
+    while ids.len() < count {
+        let wanted = seeded.unit() < share;
+        let context = lists.context(&ids).unwrap();
+        let token = loop {
+            let token = TokenId(seeded.below(50_257));
+            if lists.green(context, token, quarter()).unwrap() == wanted {
+                break token;
+            }
+        };
+        ids.push(token);
+    }
+    ids
+}
+
+/// 200 texts of 152 tokens, green share 0.5 (δ = 2 gives more at high entropy): k ~ Bin(150, ½), detected at
+/// α = 10⁻⁵ and ten hypotheses from k = 66 on, P[k ≥ 66] = 0.94; the bound is the exact interval around it.
+/// The other keys are not detected: nine per text at 10⁻⁶ each.
+#[test]
+fn marked_texts_are_detected_under_their_key_only() {
+    let (mut seeded, mut detector) = (Seeded(6), Detector::new());
+    let keys: Vec<ListKey> = (0..10).map(|key| lists(5_000_000 + key, 2)).collect();
+    let hypotheses: Vec<_> =
+        keys.iter().map(|lists| Hypothesis { lists, gamma: quarter(), mode: Mode::ModelFree }).collect();
+    let least = (0..=150)
+        .find(|k| upper_tail(150, *k, quarter()).unwrap().times(10) <= Policy::STANDARD.alpha())
+        .unwrap();
+    let power = upper_tail(150, least, Gamma::new(0.5).unwrap()).unwrap().probability();
+    assert!(power > 0.8, "{least} {power}");
+    let mut detected = 0;
+    for text in 0..200 {
+        let own = text % keys.len();
+        let ids = marked(&mut seeded, &keys[own], 152, 0.5);
+        let report = detector.detect(&Text::new(&ids), &hypotheses, &Policy::STANDARD).unwrap();
+        assert_eq!(report.findings[0].hypothesis, own);
+        detected += u32::from(report.verdict() == Verdict::Detected);
+        assert!(report.findings[1..].iter().all(|finding| finding.verdict != Verdict::Detected));
+    }
+    let found = clopper_pearson(detected, 200, CONFIDENCE).unwrap();
+    assert!(found.contains(power), "{found:?} around {power}");
+}

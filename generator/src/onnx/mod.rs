@@ -1,0 +1,34 @@
+//! Models in Hugging Face's ONNX layout, run by ONNX Runtime. The only user of `ort`.
+
+mod config;
+mod directory;
+mod error;
+mod inspect;
+mod model;
+mod proto;
+pub mod runtime;
+mod signature;
+
+pub use config::{Config, GenerationDefaults};
+pub use directory::{GraphFiles, ModelDirectory};
+pub use error::LoadError;
+pub use inspect::{FileReport, GraphReport, Report, TensorReport, inspect};
+pub use model::{OnnxModel, OnnxSequence, Options};
+
+use std::path::Path;
+use std::sync::Arc;
+
+use dandyroll_vocab::Vocabulary;
+
+use crate::Lexicon;
+
+/// Opens a model folder for decoding: the model, and its vocabulary with the tokens that begin and end
+/// texts. The settings and the tokenizer are read before the model is loaded.
+pub fn open(path: &Path, options: &Options) -> Result<(OnnxModel, Lexicon), LoadError> {
+    let directory = ModelDirectory::open(path)?;
+    let vocabulary = Vocabulary::open(directory.tokenizer())?;
+    let lexicon = Lexicon::new(Arc::new(vocabulary), directory.bos(), directory.eos());
+    let model = OnnxModel::from_directory(directory, options)?;
+    model.check_vocabulary(lexicon.vocabulary().size())?;
+    Ok((model, lexicon))
+}

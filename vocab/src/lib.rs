@@ -1,0 +1,24 @@
+//! Text to token ids and back, with offsets, under a `tokenizer.json` pinned by its SHA-256.
+//!
+//! A text enters through [`normalise`], which removes what a reader cannot see and remembers where
+//! everything was, and is then encoded by a [`Vocabulary`]: ids, and for each id the bytes it stands for.
+//! Nothing here knows about keys, statistics or models.
+
+mod align;
+mod classes;
+mod decode;
+mod encoding;
+mod error;
+mod ids;
+mod load;
+mod normalise;
+mod offsets;
+mod spelling;
+mod vocabulary;
+
+pub use dandyroll_scheme::{Sha256Digest, TokenId};
+pub use decode::StreamDecoder;
+pub use encoding::{CharCounter, Encoding};
+pub use error::{LoadProblem, VocabError};
+pub use normalise::{Normalised, Removed, normalise};
+pub use vocabulary::{MAX_IDS, MAX_TEXT_BYTES, Vocabulary};

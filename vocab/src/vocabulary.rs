@@ -1,0 +1,198 @@
+//! A tokenizer pinned by the SHA-256 of its file.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use dandyroll_scheme::{Sha256Digest, TokenId};
+use sha2::{Digest, Sha256};
+use tokenizers::pipeline::{EncodeOptions, Override, PipelineToken, PipelineTokenizer};
+
+use crate::encoding::Encoding;
+use crate::error::{LoadProblem, VocabError};
+use crate::spelling::{Opening, Spelling, Surfaces};
+
+/// Ids are below this: sixteen times the largest vocabulary in use, so that a damaged file cannot make
+/// tables of gigabytes.
+pub const MAX_IDS: u32 = 1 << 22;
+
+/// The longest text that is encoded at once, in bytes: 64 MiB.
+///
+/// Time grows as n log n at worst, but a text that is one unbroken word costs the tokenizer 45 bytes of
+/// working memory a byte (measured: 2.1 GB at 50 MB of one letter), prose about 8. The library keeps that
+/// memory, for each thread, as long as the [`Vocabulary`] lives: a server bounds what it takes in far
+/// lower than this.
+pub const MAX_TEXT_BYTES: usize = 1 << 26;
+
+/// The largest file that is read as a tokenizer, in bytes (the largest in use have about 35 million).
+const MAX_FILE_BYTES: u64 = 1 << 28;
+
+/// An added token: taken out of the text as a whole before the model sees the rest.
+#[derive(Clone, Debug)]
+pub(crate) struct Added {
+    /// What is looked for.
+    pub(crate) form: String,
+    /// Looked for in the text as given, not as the tokenizer's normalizer leaves it.
+    pub(crate) raw: bool,
+    /// Takes white space before it along.
+    pub(crate) takes_left: bool,
+    /// Takes white space behind it along.
+    pub(crate) takes_right: bool,
+    pub(crate) special: bool,
+}
+
+/// A tokenizer: text to ids with offsets, and back. Shared by reference between threads.
+pub struct Vocabulary {
+    pub(crate) digest: Sha256Digest,
+    pub(crate) tokenizer: PipelineTokenizer,
+    pub(crate) spelling: Spelling,
+    pub(crate) surfaces: Surfaces,
+    pub(crate) added: HashMap<TokenId, Added>,
+    pub(crate) ids: HashMap<String, TokenId>,
+    /// Whether tokens spell a text iff they are as long: nothing changes the text, nothing takes white
+    /// space along.
+    pub(crate) faithful: bool,
+}
+
+impl std::fmt::Debug for Vocabulary {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Vocabulary")
+            .field("digest", &self.digest)
+            .field("size", &self.size())
+            .field("spelling", &self.spelling)
+            .finish_non_exhaustive()
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, VocabError> {
+    let failed = |source| VocabError::Read { path: path.to_path_buf(), source };
+    let mut bytes = Vec::new();
+    File::open(path).map_err(failed)?.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if u64::try_from(bytes.len()).is_ok_and(|length| length <= MAX_FILE_BYTES) {
+        Ok(bytes)
+    } else {
+        let problem = LoadProblem::TooLarge { limit: MAX_FILE_BYTES };
+        Err(VocabError::Load { origin: path.display().to_string(), problem })
+    }
+}
+
+fn digest(bytes: &[u8]) -> Sha256Digest {
+    Sha256Digest(Sha256::digest(bytes).into())
+}
+
+impl Vocabulary {
+    /// Reads a `tokenizer.json`, of any version.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, VocabError> {
+        let path = path.as_ref();
+        Self::from_bytes(&read(path)?, &path.display().to_string())
+    }
+
+    /// Reads a `tokenizer.json` and refuses, before looking into it, any other file than the one whose
+    /// bytes have this SHA-256.
+    pub fn open_pinned(path: impl AsRef<Path>, expected: Sha256Digest) -> Result<Self, VocabError> {
+        let path = path.as_ref();
+        let bytes = read(path)?;
+        let actual = digest(&bytes);
+        if actual != expected {
+            return Err(VocabError::DigestMismatch { path: path.to_path_buf(), expected, actual });
+        }
+        Self::from_bytes(&bytes, &path.display().to_string())
+    }
+
+    /// Reads a `tokenizer.json` from memory; `origin` names it in errors.
+    pub fn from_bytes(bytes: &[u8], origin: &str) -> Result<Self, VocabError> {
+        crate::load::load(bytes, digest(bytes))
+            .map_err(|problem| VocabError::Load { origin: origin.into(), problem })
+    }
+
+    /// SHA-256 of the file, byte for byte.
+    pub fn digest(&self) -> Sha256Digest {
+        self.digest
+    }
+
+    /// One more than the largest id, added tokens included. A model may give more logits than this.
+    pub fn size(&self) -> usize {
+        self.surfaces.size()
+    }
+
+    /// The bytes a token stands for, `None` if no token has this id. They need not be UTF-8: a character
+    /// may be spread over tokens.
+    pub fn token_bytes(&self, id: TokenId) -> Option<&[u8]> {
+        self.surfaces.get(id)
+    }
+
+    /// Whether the file calls this token special: end of text, end of turn and the like.
+    pub fn special(&self, id: TokenId) -> bool {
+        self.added.get(&id).is_some_and(|added| added.special)
+    }
+
+    /// The special tokens, ascending.
+    pub fn special_ids(&self) -> Vec<TokenId> {
+        let special = self.added.iter().filter(|(_, added)| added.special);
+        let mut ids: Vec<_> = special.map(|(id, _)| *id).collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    /// The id of a token as the file spells it: `Ġthe`, `<|endoftext|>`.
+    pub fn token_to_id(&self, token: &str) -> Option<TokenId> {
+        self.ids.get(token).copied()
+    }
+
+    /// The ids of `text` and where each lies. No special tokens are put around it; added tokens that occur
+    /// in it are found as the tokenizer finds them.
+    ///
+    /// `text` should be in normal form ([`crate::normalise`]). Safe to call from many threads at once.
+    pub fn encode(&self, text: &str) -> Result<Encoding, VocabError> {
+        let ids = self.ids_of(text)?;
+        let ends = self.ends(text, &ids)?;
+        Ok(Encoding::new(ids, ends))
+    }
+
+    /// The ids of `text` alone, with the same check that they spell it.
+    pub fn encode_ids(&self, text: &str) -> Result<Vec<TokenId>, VocabError> {
+        self.encode(text).map(Encoding::into_ids)
+    }
+
+    fn ids_of(&self, text: &str) -> Result<Vec<TokenId>, VocabError> {
+        if text.len() > MAX_TEXT_BYTES {
+            return Err(VocabError::TextTooLong { bytes: text.len() });
+        }
+        let options = EncodeOptions {
+            add_special_tokens: false,
+            encode_special_tokens: false,
+            padding: Override::Off,
+            truncation: Override::Off,
+        };
+        let mut tokens: Vec<PipelineToken> = Vec::with_capacity(text.len() / 4 + 1);
+        self.tokenizer
+            .encode_into(text, &options, &mut tokens)
+            .map_err(|error| VocabError::Encode(error.to_string()))?;
+        Ok(tokens.into_iter().map(|token| TokenId(token.id())).collect())
+    }
+
+    fn ends(&self, text: &str, ids: &[TokenId]) -> Result<Vec<u32>, VocabError> {
+        if self.faithful
+            && let Some(ends) = self.add_up(text, ids)
+        {
+            return Ok(ends);
+        }
+        self.align(text, ids).map_err(|stuck| VocabError::OffsetsUnavailable {
+            byte: stuck.byte,
+            length: text.len(),
+            index: stuck.index,
+        })
+    }
+
+    pub(crate) fn is_byte_level(&self) -> bool {
+        self.spelling == Spelling::ByteLevel
+    }
+
+    pub(crate) fn opening(&self) -> Opening {
+        match self.spelling {
+            Spelling::ByteLevel => Opening::Never,
+            Spelling::Pieces { opening, .. } => opening,
+        }
+    }
+}
