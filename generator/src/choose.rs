@@ -35,7 +35,7 @@ pub(crate) struct Chooser {
     seen: Vec<TokenId>,
     seen_bits: Vec<u64>,
     weights: Vec<f32>,
-    candidates: Vec<(f32, u32)>,
+    nucleus: Nucleus,
 }
 
 #[expect(clippy::as_conversions, reason = "rounding to the nearest f32 is meant")]
@@ -55,7 +55,7 @@ impl Chooser {
         let random = ChaCha8Rng::from_seed(key);
         let (seen, seen_bits) = (Vec::new(), Vec::new());
         let mut chooser =
-            Self { sampling, random, seen, seen_bits, weights: Vec::new(), candidates: Vec::new() };
+            Self { sampling, random, seen, seen_bits, weights: Vec::new(), nucleus: Nucleus::default() };
         prompt.iter().for_each(|token| chooser.saw(*token));
         chooser
     }
@@ -101,7 +101,7 @@ impl Chooser {
     }
 
     fn draw(&mut self, logits: &mut [f32], max: f32) -> Option<usize> {
-        let Self { sampling, random, weights: all, candidates, .. } = self;
+        let Self { sampling, random, weights: all, nucleus, .. } = self;
         if let Some(k) = sampling.top_k
             && let Some(least) = nth_largest(logits, k.count(), all)
         {
@@ -112,12 +112,9 @@ impl Chooser {
         match sampling.top_p.filter(|p| p.get() < 1.0) {
             None => pick(all, uniform),
             Some(p) => {
-                nucleus(all, p.get(), candidates);
-                candidates.sort_unstable_by_key(|(_, id)| *id);
-                all.clear();
-                all.extend(candidates.iter().map(|(weight, _)| *weight));
-                let place = pick(all, uniform)?;
-                candidates.get(place).and_then(|(_, id)| usize::try_from(*id).ok())
+                nucleus.select(all, p.get());
+                let place = pick(&nucleus.weights, uniform)?;
+                nucleus.ids.get(place).and_then(|id| usize::try_from(*id).ok())
             }
         }
     }
@@ -179,35 +176,73 @@ fn pick(weights: &[f32], uniform: f64) -> Option<usize> {
     weights.iter().rposition(|weight| *weight > 0.0)
 }
 
-/// The fewest weights, heaviest first, lowest number first among equals, that make up `p` of the sum.
-fn nucleus(weights: &[f32], p: f64, kept: &mut Vec<(f32, u32)>) {
-    let total: f64 = weights.chunks(BLOCK).map(block_sum).sum();
-    let numbered = || (0_u32..).zip(weights).map(|(id, weight)| (*weight, id));
-    // All weights below this together are less than 1 − p of the sum: none of them is needed.
-    let count = u32::try_from(weights.len()).map_or(f64::INFINITY, f64::from);
-    let least = nearest((1.0 - p) * total / count * 0.999);
-    kept.clear();
-    kept.extend(numbered().filter(|(weight, _)| *weight >= least && *weight > 0.0));
-    let heavier = |a: &(f32, u32), b: &(f32, u32)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
-    let (mut mass, mut sorted, mut step) = (0.0, 0, 128);
-    while sorted < kept.len() {
-        // Sort on, a growing piece at a time, only as far as is needed.
-        let rest = &mut kept[sorted..];
-        let piece = step.min(rest.len());
-        if piece < rest.len() {
-            rest.select_nth_unstable_by(piece, heavier);
+/// The tokens that a nucleus keeps, and their weights, in ascending order of number.
+#[derive(Debug, Default)]
+struct Nucleus {
+    weights: Vec<f32>,
+    ids: Vec<u32>,
+}
+
+impl Nucleus {
+    /// Keeps the fewest weights, heaviest first, lowest number first among equals, that make up `p` of the
+    /// sum. Sorts nothing: bisects for the least weight that is kept.
+    fn select(&mut self, weights: &[f32], p: f64) {
+        let total: f64 = weights.chunks(BLOCK).map(block_sum).sum();
+        // All weights below this together are less than 1 − p of the sum: none of them is needed.
+        let count = u32::try_from(weights.len()).map_or(f64::INFINITY, f64::from);
+        let least = nearest((1.0 - p) * total / count * 0.999).max(f32::MIN_POSITIVE);
+        self.weights.clear();
+        self.ids.clear();
+        for (id, weight) in (0_u32..).zip(weights).filter(|(_, weight)| **weight >= least) {
+            self.weights.push(*weight);
+            self.ids.push(id);
         }
-        rest[..piece].sort_unstable_by(heavier);
-        for place in sorted..sorted + piece {
-            mass += kept.get(place).map_or(0.0, |(weight, _)| f64::from(*weight));
-            if mass >= p * total {
-                kept.truncate(place + 1);
-                return;
+        // Positive floats are ordered as their bits are. Weights from `low` up make up p, those from `high`
+        // up do not: weights are at most 1.
+        let target = p * total;
+        let (mut low, mut high) = (least.to_bits(), 1_f32.to_bits() + 1);
+        while high - low > 1 {
+            let middle = low + (high - low) / 2;
+            if mass(&self.weights, f32::from_bits(middle)) >= target {
+                low = middle;
+            } else {
+                high = middle;
             }
         }
-        sorted += piece;
-        step *= 8;
+        let edge = f32::from_bits(low);
+        let mut so_far = mass(&self.weights, f32::from_bits(high));
+        let mut kept = 0;
+        for place in 0..self.weights.len() {
+            let weight = self.weights[place];
+            let at_edge = weight.to_bits() == low && so_far < target;
+            if weight > edge || at_edge {
+                if at_edge {
+                    so_far += f64::from(weight);
+                }
+                self.weights[kept] = weight;
+                self.ids[kept] = self.ids[place];
+                kept += 1;
+            }
+        }
+        self.weights.truncate(kept);
+        self.ids.truncate(kept);
     }
+}
+
+/// Sum of the weights that are at least `least`.
+fn mass(weights: &[f32], least: f32) -> f64 {
+    let sum = |block: &[f32]| {
+        let (chunks, rest) = block.as_chunks::<16>();
+        let mut lanes = [0.0_f32; 16];
+        for chunk in chunks {
+            for i in 0..16 {
+                lanes[i] += if chunk[i] >= least { chunk[i] } else { 0.0 };
+            }
+        }
+        let rest = rest.iter().filter(|weight| **weight >= least);
+        lanes.iter().chain(rest).copied().map(f64::from).sum::<f64>()
+    };
+    weights.chunks(BLOCK).map(sum).sum()
 }
 
 #[cfg(test)]
@@ -263,7 +298,8 @@ mod tests {
         chooser.choose(&mut logits).unwrap();
         let mut p = vec![0.0; logits.len()];
         if sampling.top_p.is_some_and(|p| p.get() < 1.0) {
-            chooser.candidates.iter().for_each(|(w, id)| p[usize::try_from(*id).unwrap()] = f64::from(*w));
+            let Nucleus { weights, ids } = &chooser.nucleus;
+            ids.iter().zip(weights).for_each(|(id, w)| p[usize::try_from(*id).unwrap()] = f64::from(*w));
         } else {
             p.iter_mut().zip(&chooser.weights).for_each(|(p, w)| *p = f64::from(*w));
         }
@@ -324,6 +360,22 @@ mod tests {
     }
 
     #[test]
+    fn of_equals_at_the_edge_of_top_p_the_lowest_stay() {
+        let kept = |p, weights: &[f32]| {
+            let mut nucleus = Nucleus::default();
+            nucleus.select(weights, p);
+            nucleus.ids
+        };
+        assert_eq!(kept(0.5, &[1.0; 8]), [0, 1, 2, 3]);
+        assert_eq!(kept(0.51, &[1.0; 8]), [0, 1, 2, 3, 4]);
+        assert_eq!(kept(0.01, &[0.25, 1.0, 1.0, 0.0]), [1]);
+        assert_eq!(kept(0.9, &[0.25, 1.0, 0.0, 0.25]), [0, 1, 3]);
+        assert_eq!(kept(0.8, &[0.25, 1.0, 0.0, 0.25]), [0, 1]);
+        assert_eq!(kept(1e-300, &[0.5, 1.0]), [1]);
+        assert_eq!(kept(0.999_999_999_999, &[1e-30, 1.0]), [1]);
+    }
+
+    #[test]
     fn equals_at_the_edge_of_top_k_all_stay() {
         let p = drawn_from(&[2.0, 1.0, 1.0, 0.0], &[], &Sampling::new(1.0, Some(2), None, None, 0).unwrap());
         assert!(p[1] > 0.0 && p[2] > 0.0 && p[3].to_bits() == 0);
@@ -367,6 +419,47 @@ mod tests {
             let df = f64::from(cells - 1);
             let bound = df * (1.0 - 2.0 / (9.0 * df) + 4.753_424 * (2.0 / (9.0 * df)).sqrt()).powi(3);
             assert!(chi < bound, "top-k {top_k:?}, top-p {top_p:?}: {chi} against {bound}");
+        }
+    }
+
+    /// `cargo test -p dandyroll-generator --lib speed -- --ignored --nocapture`: the least of 30 runs.
+    #[test]
+    #[ignore = "measures, asserts nothing"]
+    fn speed() {
+        for width in [50_257_u32, 151_936] {
+            // Peaked like a language model's: ln p falls about as 1.2 ln rank.
+            let logit = |i: u32| -1.2 * nearest(f64::from(i.wrapping_mul(2_654_435_761) % width + 1).ln());
+            let logits: Vec<f32> = (0..width).map(logit).collect();
+            let flat: Vec<f32> = logits.iter().map(|x| x * 0.05).collect();
+            for (name, logits, top_k, top_p) in [
+                ("plain", &logits, None, None),
+                ("top-k 50", &logits, Some(50), None),
+                ("top-p 0.95", &logits, None, Some(0.95)),
+                ("both", &logits, Some(50), Some(0.95)),
+                ("top-p 0.95, flat", &flat, None, Some(0.95)),
+                ("top-k 50, flat", &flat, Some(50), None),
+            ] {
+                let mut chooser = Chooser::new(Sampling::new(0.8, top_k, top_p, Some(1.1), 1).unwrap(), &[]);
+                let mut times: Vec<_> = (0..30)
+                    .map(|_| {
+                        let mut logits = logits.clone();
+                        let start = std::time::Instant::now();
+                        chooser.choose(&mut logits).unwrap();
+                        start.elapsed()
+                    })
+                    .collect();
+                times.sort();
+                println!("{width} {name}: {:.0?}, {} kept", times[0], chooser.nucleus.ids.len());
+            }
+            let mut times: Vec<_> = (0..30)
+                .map(|_| {
+                    let start = std::time::Instant::now();
+                    crate::Prediction::of(&logits).unwrap();
+                    start.elapsed()
+                })
+                .collect();
+            times.sort();
+            println!("{width} entropy and log-sum: {:.0?}", times[0]);
         }
     }
 }

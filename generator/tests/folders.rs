@@ -1,5 +1,5 @@
 //! Model folders that are wrong as folders, and machines without ONNX Runtime.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests, which fail by panicking")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests, which fail by panicking")]
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -178,12 +178,13 @@ fn several_sequences_do_not_mix() {
     for (i, sequence) in sequences.iter_mut().enumerate() {
         model.prefill(sequence, &texts[i][..1], &mut logits[i]).unwrap();
     }
-    for at in 1..4 {
+    let [first, second] = texts;
+    for tokens in first.into_iter().zip(second).skip(1) {
         let mut rows: Vec<_> = sequences
             .iter_mut()
+            .zip([tokens.0, tokens.1])
             .zip(&mut logits)
-            .enumerate()
-            .map(|(i, (sequence, logits))| Row { sequence, token: texts[i][at], logits })
+            .map(|((sequence, token), logits)| Row { sequence, token, logits })
             .collect();
         model.step(&mut rows).unwrap();
     }

@@ -49,8 +49,6 @@ fn entropies_at_generation_and_at_detection_agree() {
     }
     assert!(largest < 1e-3, "{largest}");
     println!("largest difference in entropy of {} tokens: {largest:.1e} nats", text.steps.len());
-    println!("{}", text.text);
-    for s in &text.steps[..5] { println!("{s:?}"); }
 }
 
 #[test]

@@ -112,5 +112,5 @@ fn other_shapes_equal_python() {
             }
         }
     }
-    assert_eq!((encoded, refused), (209, 15));
+    assert_eq!((encoded, refused), (7 * 33 - 15, 15));
 }

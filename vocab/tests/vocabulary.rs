@@ -1,5 +1,5 @@
 //! Loading, its errors, decoding and offsets, on the fixture and on small tokenizers made here.
-#![expect(clippy::unwrap_used, reason = "a test; helpers outside #[test] are not exempt by themselves")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test; helpers outside #[test] are not exempt by themselves")]
 
 use std::path::PathBuf;
 use std::sync::LazyLock;
@@ -245,7 +245,7 @@ fn ids_come_as_flat_json() {
     ] {
         match read(json) {
             Err(VocabError::IdsItem { index, found, size: 6144 }) => {
-                assert_eq!((index, found.as_str()), (at, what), "{json}")
+                assert_eq!((index, found.as_str()), (at, what), "{json}");
             }
             other => panic!("{json}: {other:?}"),
         }

@@ -224,7 +224,7 @@ proptest! {
     #[test]
     fn a_range_leads_back_to_text_that_normalises_to_it(source in nasty(), from in 0_usize..200, to in 0_usize..200) {
         let normal = normalise(&source);
-        let fresh = |at: usize| crate::classes::starts_afresh(normal.text()[at..].chars().next().unwrap_or('a'));
+        let fresh = |at: usize| starts_afresh(normal.text()[at..].chars().next().unwrap_or('a'));
         let cut = |at: usize| (0..=at.min(normal.text().len()))
             .rev()
             .find(|at| *at == 0 || normal.text().is_char_boundary(*at) && fresh(*at))
