@@ -51,16 +51,16 @@ pub(crate) struct SamplingArgs {
     #[arg(long, default_value_t = 256, value_name = "N")]
     pub(crate) max_new_tokens: usize,
     /// 0 takes the likeliest token always. A mark shows only where there is a choice.
-    #[arg(long, default_value_t = 1.0, value_name = "T")]
+    #[arg(long, allow_negative_numbers = true, default_value_t = 1.0, value_name = "T")]
     pub(crate) temperature: f64,
     /// Draw from the K likeliest tokens only; 0 for all.
     #[arg(long, default_value_t = 0, value_name = "K")]
     pub(crate) top_k: u32,
     /// Draw from the likeliest tokens that together have this probability.
-    #[arg(long, default_value_t = 1.0, value_name = "P")]
+    #[arg(long, allow_negative_numbers = true, default_value_t = 1.0, value_name = "P")]
     pub(crate) top_p: f64,
     /// Divide positive (multiply negative) logits of tokens that occurred by this.
-    #[arg(long, default_value_t = 1.0, value_name = "R")]
+    #[arg(long, allow_negative_numbers = true, default_value_t = 1.0, value_name = "R")]
     pub(crate) repetition_penalty: f64,
     /// The same seed gives the same text; default: drawn anew and printed.
     #[arg(long, value_name = "N")]
@@ -142,7 +142,7 @@ pub(crate) struct DetectArgs {
     #[arg(long, value_name = "MODE", default_value = "auto")]
     pub(crate) mode: Vec<ModeArg>,
     /// Detected at an adjusted p at or below this.
-    #[arg(long, default_value_t = 1e-5, value_name = "P")]
+    #[arg(long, allow_negative_numbers = true, default_value_t = 1e-5, value_name = "P")]
     pub(crate) alpha: f64,
     /// Too short if fewer (context, token) pairs can be scored, whatever alpha allows.
     #[arg(long, value_name = "N")]

@@ -64,9 +64,10 @@ fn harmless(text: &str) -> String {
             '\u{7f}' => '\u{2421}',
             c if c < ' ' => char::from_u32(0x2400 + u32::from(c)).unwrap_or('\u{fffd}'),
             // C1 controls and marks that reorder or hide what stands around them.
-            '\u{80}'..='\u{9f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200b}'..='\u{200f}' => {
-                '\u{fffd}'
-            }
+            '\u{80}'..='\u{9f}'
+            | '\u{202a}'..='\u{202e}'
+            | '\u{2066}'..='\u{2069}'
+            | '\u{200b}'..='\u{200f}' => '\u{fffd}',
             c => c,
         })
         .collect()

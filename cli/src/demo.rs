@@ -175,7 +175,9 @@ pub(crate) fn run(args: &DemoArgs, library: Option<&Path>, out: &mut dyn Write) 
         if args.html.is_some() {
             let hypothesis = Hypothesis { lists: &lists, gamma: profile.gamma(), mode };
             let entropies = |stage: &mut Stage, ids: &[TokenId]| {
-                mode.needs_entropies().then(|| stage.model.entropies(&encode(stage, prompt)?, ids)).transpose()
+                mode.needs_entropies()
+                    .then(|| stage.model.entropies(&encode(stage, prompt)?, ids))
+                    .transpose()
             };
             for (what, text) in [("marked", &marked.text), ("human", &prompt.continuation)] {
                 let finding = stage.judge(&ids, text, &lists)?;

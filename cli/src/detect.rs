@@ -56,7 +56,13 @@ impl Plan {
                 let needed = modes.iter().any(|mode| mode.needs_entropies());
                 let loaded =
                     needed.then(|| model::load(directory, &vocabulary, library, args.threads)).transpose()?;
-                (vocabulary, loaded.map(model::Scorer::new), prompt, profile.family(), profile.id().to_string())
+                (
+                    vocabulary,
+                    loaded.map(model::Scorer::new),
+                    prompt,
+                    profile.family(),
+                    profile.id().to_string(),
+                )
             }
             (None, Some(path)) => {
                 let vocabulary = Vocabulary::open(path)?;
@@ -93,42 +99,40 @@ impl Plan {
 
     /// Tokenises and judges one input.
     fn judge<'a>(&mut self, input: &'a str, as_ids: bool) -> Result<Judged<'a>, Failure> {
-        let (text, ids, ranges) = if as_ids {
-            (None, self.vocabulary.ids_from_json(input)?, Vec::new())
+        let tokens = if as_ids {
+            Tokens::Ids(self.vocabulary.ids_from_json(input)?)
         } else {
             let text = normalise(input);
             let encoding = self.vocabulary.encode(text.text())?;
-            let ranges = encoding.byte_ranges().collect();
-            (Some(text), encoding.into_ids(), ranges)
+            Tokens::Text(text, encoding)
         };
         let entropies = match &mut self.scorer {
-            Some(scorer) => Some(scorer.entropies(&self.prompt, &ids)?),
+            Some(scorer) => Some(scorer.entropies(&self.prompt, tokens.ids())?),
             None => None,
         };
-        let text_to_judge = Text { ids: &ids, prompt: 0, entropies: entropies.as_deref() };
-        let mut detector = Detector::new();
-        let report = detector
-            .detect(&text_to_judge, &self.hypotheses(), &self.policy)
+        let text = Text { ids: tokens.ids(), prompt: 0, entropies: entropies.as_deref() };
+        let report = Detector::new()
+            .detect(&text, &self.hypotheses(), &self.policy)
             .map_err(|error| Failure::Usage(error.to_string()))?;
-        Ok(Judged { text, ids, ranges, entropies, report })
+        Ok(Judged { tokens, entropies, report })
     }
 
     /// The input in pieces, coloured under the strongest hypothesis.
     fn pieces(&self, judged: &Judged<'_>) -> Result<Vec<Piece>, Failure> {
         let hypotheses = self.hypotheses();
-        let Some(hypothesis) = judged.report.findings.first().and_then(|f| hypotheses.get(f.hypothesis)) else {
+        let Some(hypothesis) = judged.report.findings.first().and_then(|f| hypotheses.get(f.hypothesis))
+        else {
             return Ok(Vec::new());
         };
-        let colours = colours(&judged.ids, judged.entropies.as_deref(), hypothesis)?;
-        match &judged.text {
-            Some(text) => Ok(in_source(text, judged.ranges.iter().cloned(), colours)),
-            None => {
+        let entropies = judged.entropies.as_deref();
+        match &judged.tokens {
+            Tokens::Text(text, encoding) => colour_text(text, encoding, entropies, hypothesis),
+            Tokens::Ids(ids) => {
                 let mut decoder = dandyroll_vocab::StreamDecoder::new(&self.vocabulary);
-                let mut pieces = Vec::with_capacity(judged.ids.len());
-                for (id, colour) in judged.ids.iter().zip(colours) {
-                    pieces.push(Piece { text: decoder.push(&self.vocabulary, *id)?, colour });
-                }
-                Ok(pieces)
+                colours(ids, entropies, hypothesis)?
+                    .zip(ids)
+                    .map(|(colour, id)| Ok(Piece { text: decoder.push(&self.vocabulary, *id)?, colour }))
+                    .collect()
             }
         }
     }
@@ -180,11 +184,24 @@ fn in_source(
     pieces
 }
 
+/// An input as tokens.
+enum Tokens<'a> {
+    Text(Normalised<'a>, Encoding),
+    Ids(Vec<TokenId>),
+}
+
+impl Tokens<'_> {
+    fn ids(&self) -> &[TokenId] {
+        match self {
+            Self::Text(_, encoding) => encoding.ids(),
+            Self::Ids(ids) => ids,
+        }
+    }
+}
+
 /// One input and what was found in it.
 struct Judged<'a> {
-    text: Option<Normalised<'a>>,
-    ids: Vec<TokenId>,
-    ranges: Vec<Range<usize>>,
+    tokens: Tokens<'a>,
     entropies: Option<Vec<Option<Nats>>>,
     report: Report,
 }
@@ -209,7 +226,10 @@ fn modes(args: &DetectArgs, named: &Named) -> Result<Vec<Mode>, Failure> {
     for mode in &args.mode {
         let gate = || {
             named.threshold().map(Mode::Gated).ok_or_else(|| {
-                Failure::Usage(format!("--mode entropy-gated: profile {} has no entropy threshold", args.profile))
+                Failure::Usage(format!(
+                    "--mode entropy-gated: profile {} has no entropy threshold",
+                    args.profile
+                ))
             })
         };
         let mode = match mode {
@@ -300,10 +320,16 @@ pub(crate) fn facts(finding: &Finding, key: &KeyId, gamma: Gamma, policy: &Polic
         row("verdict", verdict_words(finding.verdict, policy)),
         row("p", format!("{log10_p}{correction}")),
         row("z", z.map_or_else(|| "none: nothing was scored".into(), |z| format!("{:.2}", z.get()))),
-        row("green", format!("{k} of {n} distinct pairs ({share:.1} %; {expected:.1} % expected without the mark)")),
+        row(
+            "green",
+            format!("{k} of {n} distinct pairs ({share:.1} %; {expected:.1} % expected without the mark)"),
+        ),
     ];
     if mode == Mode::Weighted {
-        rows.push(row("weights", format!("{} of {} are green", counts.green_weight(), counts.scored_weight())));
+        rows.push(row(
+            "weights",
+            format!("{} of {} are green", counts.green_weight(), counts.scored_weight()),
+        ));
     }
     rows.push(row("mode", mode.name().into()));
     rows.push(row("key", key.to_string()));
@@ -319,7 +345,11 @@ fn verdict_words(verdict: Verdict, policy: &Policy) -> String {
 }
 
 /// Judges every input and reports each; an input that cannot be judged does not stop the others.
-pub(crate) fn run(args: &DetectArgs, library: Option<&Path>, out: &mut dyn Write) -> Result<Outcome, Failure> {
+pub(crate) fn run(
+    args: &DetectArgs,
+    library: Option<&Path>,
+    out: &mut dyn Write,
+) -> Result<Outcome, Failure> {
     let mut plan = Plan::new(args, library)?;
     let mut sources: Vec<Source> = args.files.iter().map(|path| Source::of(path)).collect();
     if sources.is_empty() {
@@ -346,7 +376,9 @@ pub(crate) fn run(args: &DetectArgs, library: Option<&Path>, out: &mut dyn Write
     out.flush()?;
     match failed {
         0 => Ok(Outcome::Done),
-        all if all == sources.len() => Err(Failure::Usage(format!("none of the {all} inputs could be judged"))),
+        all if all == sources.len() => {
+            Err(Failure::Usage(format!("none of the {all} inputs could be judged")))
+        }
         _ => Ok(Outcome::SomeFailed),
     }
 }
@@ -360,11 +392,13 @@ fn one(
 ) -> Result<(), Failure> {
     let name = source.name();
     let input = source.read()?;
-    let judged = plan.judge(&input, args.ids).map_err(|failure| match failure {
-        Failure::Vocabulary(error) => Failure::Usage(format!("{name}: {error}")),
-        other => other,
-    })?;
-    let normalised = judged.text.as_ref().map(Normalised::removed).filter(|removed| !removed.is_nothing());
+    let judged = plan
+        .judge(&input, args.ids)
+        .map_err(|failure| Failure::Text { name: name.clone(), failure: Box::new(failure) })?;
+    let normalised = match &judged.tokens {
+        Tokens::Text(text, _) => Some(text.removed()).filter(|removed| !removed.is_nothing()),
+        Tokens::Ids(_) => None,
+    };
     let findings: Vec<(&Finding, &Key)> =
         judged.report.findings.iter().filter_map(|f| plan.key(f).map(|key| (f, key))).collect();
     let needs_pieces = args.show_tokens || args.html.is_some();

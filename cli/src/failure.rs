@@ -41,6 +41,13 @@ pub(crate) enum Failure {
     TooLong(#[from] TextTooLong),
     #[error(transparent)]
     Width(#[from] WidthMismatch),
+    #[error("{name}: {failure}")]
+    Text { name: String, failure: Box<Self> },
+    #[error(
+        "the text has {tokens} tokens; the entropy modes run the model over all of them and take \
+         {most} at most. Use --mode model-free"
+    )]
+    TooLongForModel { tokens: usize, most: usize },
     #[error("{0}")]
     Usage(String),
     #[error("cannot write the output: {0}")]

@@ -39,7 +39,11 @@ fn prompt(args: &GenerateArgs, vocabulary: &Vocabulary) -> Result<Vec<TokenId>, 
 }
 
 /// Generates one text, printing it as it grows.
-pub(crate) fn run(args: &GenerateArgs, library: Option<&Path>, out: &mut dyn Write) -> Result<Outcome, Failure> {
+pub(crate) fn run(
+    args: &GenerateArgs,
+    library: Option<&Path>,
+    out: &mut dyn Write,
+) -> Result<Outcome, Failure> {
     let named = args.profile.as_deref().map(Named::find).transpose()?;
     let master = args.key_file.as_deref().map(keyfile::read).transpose()?;
     let sampling = sampling(&args.sampling)?;

@@ -70,7 +70,10 @@ mod tests {
         let path = folder.path().join("bad.txt");
         std::fs::write(&path, b"one\ntw\xffo").unwrap();
         let message = Source::of(&path).read().unwrap_err().to_string();
-        assert!(message.ends_with("bad.txt: not UTF-8 at byte 6 (line 2); the text was not judged"), "{message}");
+        assert!(
+            message.ends_with("bad.txt: not UTF-8 at byte 6 (line 2); the text was not judged"),
+            "{message}"
+        );
         std::fs::write(&path, "ganz\0gut").unwrap();
         assert_eq!(Source::of(&path).read().unwrap(), "ganz\0gut");
         assert!(Source::of(&path.join("none")).read().is_err());

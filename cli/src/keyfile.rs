@@ -128,9 +128,12 @@ pub(crate) fn read(path: &Path) -> Result<MasterKey, KeyFileError> {
         return Err(malformed(format!("its format is not {FORMAT}")));
     }
     let stated: KeyId = wire.key_id.parse().map_err(|what| malformed(format!("{what}")))?;
-    OffsetDateTime::parse(wire.created, &Rfc3339).map_err(|_| malformed("created is no RFC 3339 time".into()))?;
+    OffsetDateTime::parse(wire.created, &Rfc3339)
+        .map_err(|_| malformed("created is no RFC 3339 time".into()))?;
     let mut bytes = Zeroizing::new([0_u8; 32]);
-    if wire.master.len() != 64 || data_encoding::HEXLOWER.decode_mut(wire.master.as_bytes(), &mut *bytes).is_err() {
+    if wire.master.len() != 64
+        || data_encoding::HEXLOWER.decode_mut(wire.master.as_bytes(), &mut *bytes).is_err()
+    {
         return Err(malformed("master is not 64 lower-case hexadecimal digits".into()));
     }
     let master = MasterKey::take(&mut bytes);

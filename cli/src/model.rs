@@ -47,6 +47,9 @@ pub(crate) fn load(
     Ok(model)
 }
 
+/// Tokens that the model reads for entropies at most: minutes to an hour, by the model's size.
+const MOST_SCORED: usize = 1 << 20;
+
 /// Gives entropies by one teacher-forced pass.
 pub(crate) struct Scorer(OnnxModel);
 
@@ -67,6 +70,9 @@ impl Scorer {
         prompt: &[TokenId],
         ids: &[TokenId],
     ) -> Result<Vec<Option<Nats>>, Failure> {
+        if ids.len() > MOST_SCORED {
+            return Err(Failure::TooLongForModel { tokens: ids.len(), most: MOST_SCORED });
+        }
         let mut all: Vec<TokenId> = match (prompt, self.0.directory().bos()) {
             ([], Some(bos)) => vec![bos],
             (prompt, _) => prompt.to_vec(),

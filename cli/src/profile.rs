@@ -69,7 +69,8 @@ impl Named {
         match std::fs::metadata(path) {
             Ok(found) if found.len() > MAX_BYTES => Err(ProfileError::TooLarge { path: path.into() }),
             Ok(_) => {
-                let text = std::fs::read(path).map_err(|source| ProfileError::Io { path: path.into(), source })?;
+                let text =
+                    std::fs::read(path).map_err(|source| ProfileError::Io { path: path.into(), source })?;
                 parse(path, &text).map(Self::Bound)
             }
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Err(ProfileError::Unknown(name.to_owned())),
@@ -108,7 +109,8 @@ impl Named {
             }
             Self::Bound(profile) => *profile,
         };
-        let differs = |what, expected, found| ProfileError::Other { profile: profile.id(), what, expected, found };
+        let differs =
+            |what, expected, found| ProfileError::Other { profile: profile.id(), what, expected, found };
         if profile.tokenizer() != tokenizer {
             return Err(differs("tokenizer", profile.tokenizer(), tokenizer));
         }

@@ -35,7 +35,9 @@ pub(crate) fn show_profile(
         (_, None, Some(path)) => named.bind(digest_of(path)?, None)?,
         (Named::Bound(profile), None, None) => *profile,
         (Named::BuiltIn(..), None, None) => {
-            return Err(Failure::Usage(format!("profile {name} is bound by --model DIR or --tokenizer FILE")));
+            return Err(Failure::Usage(format!(
+                "profile {name} is bound by --model DIR or --tokenizer FILE"
+            )));
         }
     };
     writeln!(out, "{}", profile.canonical_json())?;

@@ -1,5 +1,9 @@
 //! Loading, its errors, decoding and offsets, on the fixture and on small tokenizers made here.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test; helpers outside #[test] are not exempt by themselves")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test; helpers outside #[test] are not exempt by themselves"
+)]
 
 use std::path::PathBuf;
 use std::sync::LazyLock;
@@ -295,6 +299,10 @@ fn characters_spread_over_tokens_come_out_whole() {
     assert_eq!(stream.push(&vocabulary, TokenId(97)).unwrap(), "\u{FFFD}a");
     assert_eq!(stream.push(&vocabulary, TokenId(0xE2)).unwrap(), "");
     assert_eq!(stream.finish(), "\u{FFFD}");
+    // What can never become a character is not held back.
+    let mut stream = StreamDecoder::new(&vocabulary);
+    assert_eq!(stream.push(&vocabulary, TokenId(0xFF)).unwrap(), "\u{FFFD}");
+    assert!(!stream.is_pending());
     // Ranges inside a character, characters shared.
     let found = vocabulary.encode("é").unwrap();
     assert_eq!(found.byte_ranges().collect::<Vec<_>>(), [0..1, 1..2]);

@@ -1,3 +1,5 @@
+//! Normalisation: what it does to odd texts, and the map back.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,0 +1,182 @@
+//! The one place where generator and detector meet in a test: what `generate` marks, `detect` finds.
+
+#![expect(clippy::unwrap_used, reason = "a malformed answer must fail the test")]
+
+mod common;
+
+use common::{Bench, fixture};
+use serde_json::Value;
+
+const PROMPT: &str = "def read_lines(path):\n    \"\"\"Return the lines of a file.\"\"\"\n";
+
+fn model() -> String {
+    fixture("model").to_str().unwrap().to_owned()
+}
+
+/// One text of 240 tokens by the fixture model.
+fn generate(bench: &Bench, extra: &[&str]) -> Value {
+    let model = model();
+    let base = ["generate", "--json", "--model", &model, "--prompt", PROMPT, "--max-new-tokens", "240"];
+    // Seeds are tried until the model does not end its text early; nothing looks at the mark.
+    for seed in 0..20 {
+        let seed = seed.to_string();
+        let ran = bench.run(&[&base, &["--seed", seed.as_str()][..], extra].concat(), b"");
+        assert_eq!(ran.code, 0, "{}", ran.err);
+        let value = ran.json();
+        if value["finish"] == "length" {
+            return value;
+        }
+    }
+    panic!("no seed gave 240 tokens")
+}
+
+fn detect(bench: &Bench, input: &str, extra: &[&str]) -> Value {
+    let model = model();
+    let ran = bench.run(&[&["detect", "--json", "--model", &model][..], extra].concat(), input.as_bytes());
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    ran.json()
+}
+
+fn p(value: &Value) -> f64 {
+    value["findings"][0]["log10_p"].as_f64().unwrap()
+}
+
+#[test]
+fn prose_profile_by_text_and_by_ids() {
+    let bench = Bench::new();
+    let (key, other) = (bench.key("a.key"), bench.key("b.key"));
+    let marked = generate(&bench, &["--profile", "prose-v1", "--key-file", &key]);
+    let text = marked["text"].as_str().unwrap();
+    let with = |key: &str, input: &str, more: &[&str]| {
+        detect(&bench, input, &[&["--profile", "prose-v1", "--key-file", key][..], more].concat())
+    };
+
+    let found = with(&key, text, &[]);
+    assert_eq!(found["verdict"], "detected", "{found}");
+    assert_eq!(found["profile"], marked["watermark"]["profile"]);
+    assert_eq!(found["findings"][0]["key_id"], marked["watermark"]["key_id"]);
+    assert!(p(&found) <= -5.0);
+
+    let ids = with(&key, &marked["tokens"].to_string(), &["--ids"]);
+    assert_eq!(ids["tokens"], 240);
+    assert_eq!(ids["verdict"], "detected");
+
+    // The wrong key, alone and beside the right one.
+    assert_ne!(with(&other, text, &[])["verdict"], "detected");
+    let both = with(&other, text, &["--key-file", &key]);
+    assert_eq!(both["verdict"], "detected");
+    assert_eq!(both["findings"][0]["key_id"], found["findings"][0]["key_id"]);
+    assert_eq!(both["findings"][0]["hypotheses"], 2);
+    assert_ne!(both["findings"][1]["verdict"], "detected");
+
+    // The tokenizer alone is enough.
+    let tokenizer = fixture("model/tokenizer.json");
+    let arguments = [
+        "detect",
+        "--json",
+        "--tokenizer",
+        tokenizer.to_str().unwrap(),
+        "--profile",
+        "prose-v1",
+        "--key-file",
+        &key,
+    ];
+    assert_eq!(bench.run(&arguments, text.as_bytes()).json()["findings"], found["findings"]);
+
+    // Invisible characters, CRLF and a BOM are taken out before counting, and said.
+    let dressed = format!("\u{feff}{}", text.replace('\n', "\r\n").replace("self", "se\u{200b}lf"));
+    let undressed = with(&key, &dressed, &[]);
+    assert_eq!(undressed["findings"], found["findings"]);
+    assert!(undressed["normalised"].as_str().unwrap().contains("byte-order"), "{undressed}");
+}
+
+#[test]
+fn unmarked_text_of_the_same_model_is_not_detected() {
+    let bench = Bench::new();
+    let key = bench.key("a.key");
+    let text = generate(&bench, &["--unmarked"]);
+    assert_eq!(text["watermark"], Value::Null);
+    for profile in ["prose-v1", "code-v1"] {
+        let found =
+            detect(&bench, text["text"].as_str().unwrap(), &["--profile", profile, "--key-file", &key]);
+        assert_ne!(found["verdict"], "detected", "{found}");
+    }
+}
+
+#[test]
+fn code_profile_in_all_three_modes() {
+    let bench = Bench::new();
+    let key = bench.key("a.key");
+    let prompt = bench.file("prompt.txt", PROMPT);
+    let marked = generate(&bench, &["--profile", "code-v1", "--key-file", &key]);
+    let biased = marked["watermark"]["biased"].as_u64().unwrap();
+    assert!(biased > 20 && biased < marked["watermark"]["eligible"].as_u64().unwrap(), "{biased}");
+    for step in marked["steps"].as_array().unwrap().iter().skip(1) {
+        let above = step["entropy"].as_f64().unwrap() > 0.9;
+        assert_eq!(step["marked"], if above { "biased" } else { "low_entropy" }, "{step}");
+    }
+
+    let text = marked["text"].as_str().unwrap();
+    let base = ["--profile", "code-v1", "--key-file", &key];
+    let gated = detect(&bench, text, &[&base[..], &["--prompt-file", &prompt]].concat());
+    assert_eq!(gated["findings"][0]["mode"], "entropy-gated");
+    assert_eq!(gated["verdict"], "detected", "{gated}");
+    let all = detect(
+        &bench,
+        text,
+        &[&base[..], &["--mode", "model-free", "--mode", "entropy-gated", "--mode", "entropy-weighted"]]
+            .concat(),
+    );
+    let findings = all["findings"].as_array().unwrap();
+    assert_eq!(findings.len(), 3);
+    assert!(findings.iter().all(|finding| finding["hypotheses"] == 3), "{all}");
+    assert_eq!(all["verdict"], "detected", "{all}");
+}
+
+#[test]
+fn the_same_seed_gives_the_same_text_and_ids_prompt_the_same_as_text() {
+    let bench = Bench::new();
+    let (a, b) = (generate(&bench, &["--unmarked"]), generate(&bench, &["--unmarked"]));
+    assert_eq!(a, b);
+    let stopped = bench.run(
+        &[
+            "generate",
+            "--unmarked",
+            "--model",
+            &model(),
+            "--prompt-ids",
+            "[300,301]",
+            "--max-new-tokens",
+            "5",
+            "--seed",
+            "1",
+        ],
+        b"",
+    );
+    assert_eq!(stopped.code, 0, "{}", stopped.err);
+    assert!(stopped.err.contains("not marked; ended by length; seed 1"), "{}", stopped.err);
+}
+
+#[test]
+fn colours_in_the_terminal_and_on_a_page() {
+    let bench = Bench::new();
+    let key = bench.key("a.key");
+    let text = bench.file("t.txt", "for x in range(10):\r\n    print(x, \"<b>\u{1b}[31m\")\r\n".repeat(3));
+    let page = bench.path("page.html");
+    let base = ["detect", "--model", &model(), "--profile", "prose-v1", "--key-file", &key];
+    let ran = bench.run(&[&base[..], &["--show-tokens", "--html", &page, &text]].concat(), b"");
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert!(ran.out.contains("[+") && ran.out.contains("[-") && !ran.out.contains('\u{1b}'), "{}", ran.out);
+    let html = std::fs::read_to_string(page).unwrap();
+    assert!(html.contains("class=\"green\"") && html.contains("&lt;") && !html.contains("<b>") && !html.contains('\u{1b}'), "{html}");
+}
+
+#[test]
+fn demo_ends_well_and_says_so() {
+    let bench = Bench::new();
+    let fixtures = fixture("");
+    let arguments = ["demo", "--fixtures", fixtures.to_str().unwrap(), "--prompts", "2"];
+    let ran = bench.run(&arguments, b"");
+    assert_eq!(ran.code, 0, "{}{}", ran.out, ran.err);
+    assert!(ran.out.contains("2 of 2 marked texts detected; 0 of 6 others."), "{}", ran.out);
+}
