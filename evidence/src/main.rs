@@ -46,7 +46,14 @@ impl Progress {
         let mut err = std::io::stderr().lock();
         // A closed standard error is no reason to stop measuring.
         let _ = if self.terminal {
-            write!(err, "\r{}: {}/{}{}", self.name, self.done, self.total, if self.done == self.total { "\n" } else { "" })
+            write!(
+                err,
+                "\r{}: {}/{}{}",
+                self.name,
+                self.done,
+                self.total,
+                if self.done == self.total { "\n" } else { "" }
+            )
         } else if self.done * 10 / self.total > (self.done - 1) * 10 / self.total {
             writeln!(err, "{}: {}/{}", self.name, self.done, self.total)
         } else {
@@ -57,7 +64,10 @@ impl Progress {
 
 /// The command as typed, without the path to the program.
 fn command_line() -> String {
-    std::iter::once("dandyroll-evidence".to_owned()).chain(std::env::args().skip(1)).collect::<Vec<_>>().join(" ")
+    std::iter::once("dandyroll-evidence".to_owned())
+        .chain(std::env::args().skip(1))
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 fn main() -> ExitCode {

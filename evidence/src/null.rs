@@ -233,7 +233,14 @@ pub(crate) fn run(arguments: &NullArgs) -> Result<(), Failure> {
             for rate in &measured.rates {
                 println!(
                     "{:<18} {name:<9} alpha {:.0e}: {:>6} of {} pairs = {:.3e} [{:.1e}, {:.1e}], attainable {:.3e}",
-                    corpus.name, rate.alpha, rate.positives, measured.pairs, rate.rate, rate.low, rate.high, rate.attained
+                    corpus.name,
+                    rate.alpha,
+                    rate.positives,
+                    measured.pairs,
+                    rate.rate,
+                    rate.low,
+                    rate.high,
+                    rate.attained
                 );
             }
             results.push(measured);

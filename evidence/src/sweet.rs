@@ -157,7 +157,8 @@ impl Bench {
         let marker = marked.then(|| Arc::new(Marker::new(&self.master, profile)));
         let plain = Request::new(prompt.to_vec(), sampling, tokens);
         let mut shadow = Decoder::new(plain.clone(), &self.lexicon, limits).map_err(failed)?;
-        let mut run = generate(&mut self.model, &self.lexicon, Request { marker, ..plain }).map_err(failed)?;
+        let mut run =
+            generate(&mut self.model, &self.lexicon, Request { marker, ..plain }).map_err(failed)?;
         let (mut biased, mut loss, mut changed, mut forced, mut forced_changed) = (0, 0.0, 0, 0, 0);
         let mut total = 0;
         while let Some(progress) = run.next() {
@@ -194,8 +195,7 @@ impl Bench {
                 &Policy::STANDARD,
             )
             .map_err(failed)?;
-        let evidence =
-            report.findings.first().ok_or_else(|| Failure("nothing was judged".into()))?.evidence;
+        let evidence = report.findings.first().ok_or_else(|| Failure("nothing was judged".into()))?.evidence;
         let per_200 = |n: usize| 200.0 * count(n) / total;
         Ok(One {
             text,
@@ -279,8 +279,8 @@ pub(crate) fn run(arguments: &SweetArgs) -> Result<(), Failure> {
         let mut ones = Vec::with_capacity(prompts.len());
         for (number, (prompt, ids)) in (0_u64..).zip(&prompts) {
             let seed = arguments.seed ^ (number << 32);
-            let sampling =
-                Sampling::new(arguments.temperature, None, Some(arguments.top_p), None, seed).map_err(failed)?;
+            let sampling = Sampling::new(arguments.temperature, None, Some(arguments.top_p), None, seed)
+                .map_err(failed)?;
             let one = bench.one(ids, sampling, arguments.tokens, &profile, delta.is_some())?;
             let line = BTreeMap::from([
                 ("tau", serde_json::json!(tau)),
