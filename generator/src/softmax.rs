@@ -35,6 +35,23 @@ impl Prediction {
         let index = usize::try_from(token.0).ok()?;
         logits.get(index).map(|x| (f64::from(*x) - self.log_sum).min(0.0))
     }
+
+    /// The `count` likeliest tokens with their ln p, likeliest first, the lowest number first among equals.
+    ///
+    /// `logits` are the ones this was read from. Meant for the few that a caller shows: the time grows with
+    /// `count`.
+    pub fn top(&self, logits: &[f32], count: usize) -> Vec<(TokenId, f64)> {
+        let mut top: Vec<(TokenId, f32)> = Vec::with_capacity(count.min(logits.len()) + 1);
+        for (id, logit) in (0_u32..).zip(logits) {
+            let beaten = top.len() == count && top.last().is_none_or(|(_, least)| logit <= least);
+            if !beaten && *logit > f32::NEG_INFINITY {
+                let place = top.partition_point(|(_, other)| other >= logit);
+                top.insert(place, (TokenId(id), *logit));
+                top.truncate(count);
+            }
+        }
+        top.into_iter().map(|(id, x)| (id, (f64::from(x) - self.log_sum).min(0.0))).collect()
+    }
 }
 
 /// The largest logit; `None` if there is none that is finite, or if there is a NaN or +∞ among them.
@@ -120,6 +137,18 @@ mod tests {
             assert_eq!(maximum(&logits), None);
         }
         assert_eq!(Prediction::of(&[]), None);
+    }
+
+    #[test]
+    fn the_likeliest_come_first() {
+        let logits = [0.0, 3.0, f32::NEG_INFINITY, 3.0, -1.0];
+        let prediction = Prediction::of(&logits).unwrap();
+        let ids = |count| prediction.top(&logits, count).iter().map(|(id, _)| id.0).collect::<Vec<_>>();
+        assert!(ids(0).is_empty());
+        assert_eq!(ids(2), [1, 3]);
+        assert_eq!(ids(9), [1, 3, 0, 4]);
+        let mass: f64 = prediction.top(&logits, 9).iter().map(|(_, logprob)| logprob.exp()).sum();
+        assert!((mass - 1.0).abs() < 1e-6, "{mass}");
     }
 
     #[test]

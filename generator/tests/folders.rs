@@ -5,7 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use dandyroll_generator::onnx::{LoadError, ModelDirectory, OnnxModel, Options, runtime};
+use dandyroll_generator::onnx::{LoadError, ModelDirectory, OnnxModel, OnnxSequence, Options, runtime};
+use dandyroll_generator::{Decoder, Lexicon, LogitSource, SourceError};
+use dandyroll_scheme::TokenId;
 use tempfile::TempDir;
 
 fn fixture(name: &str) -> PathBuf {
@@ -148,4 +150,120 @@ fn without_onnx_runtime_every_place_is_listed() {
     ] {
         assert!(text.contains(part), "{part:?} is not in {text}");
     }
+}
+
+/// Some exports were traced one token at a time, and their graph with a past has no causal mask: several
+/// tokens at once would see each other, silently. Here the mask's −1.7·10³⁸ is made 0.
+#[test]
+fn a_graph_that_can_only_take_one_token_after_a_past_is_found_out() {
+    let folder = copy("split");
+    let file = folder.path().join("decoder_with_past_model.onnx");
+    let mut bytes = fs::read(&file).unwrap();
+    let lowest = (f32::MIN / 2.0).to_le_bytes();
+    let places: Vec<usize> = (0..bytes.len() - 4).filter(|at| bytes[*at..at + 4] == lowest).collect();
+    assert_eq!(places.len(), 1, "the constant of the mask is there once");
+    bytes[places[0]..places[0] + 4].fill(0);
+    fs::write(&file, bytes).unwrap();
+
+    let chunked = Options { chunk: 4.try_into().unwrap(), ..Options::new() };
+    let mut sound = OnnxModel::load(&fixture("split"), &chunked).unwrap();
+    let mut maskless = OnnxModel::load(folder.path(), &chunked).unwrap();
+    assert!(sound.chunks_after_past());
+    assert!(!maskless.chunks_after_past());
+    let ids: Vec<TokenId> = (0..30).map(|i| TokenId(i * 9)).collect();
+    let rows = |model: &mut OnnxModel| {
+        let mut rows = Vec::new();
+        let mut sequence = model.begin().unwrap();
+        model.each_position(&mut sequence, &ids, &mut |_, row| rows.extend_from_slice(row)).unwrap();
+        rows
+    };
+    for (a, b) in rows(&mut sound).iter().zip(rows(&mut maskless)) {
+        assert!((a - b).abs() < 1e-4);
+    }
+}
+
+/// A protobuf field with a length.
+fn field(number: u8, content: &[u8]) -> Vec<u8> {
+    [&[number << 3 | 2, u8::try_from(content.len()).unwrap()], content].concat()
+}
+
+/// A copy of a fixture whose graph has one input more: of element type `element` (ONNX's number), all its
+/// axes open. Protobuf merges what is appended to a message with the message.
+fn with_input(fixture: &str, name: &str, element: u8, rank: usize) -> TempDir {
+    let folder = copy(fixture);
+    let shape = field(1, &[]).repeat(rank);
+    let tensor = [vec![8, element], field(2, &shape)].concat();
+    let value = [field(1, name.as_bytes()), field(2, &field(1, &tensor))].concat();
+    let file = folder.path().join("model.onnx");
+    let model = [fs::read(&file).unwrap(), field(7, &field(11, &value))].concat();
+    fs::write(&file, model).unwrap();
+    folder
+}
+
+#[test]
+fn inputs_are_checked_by_type_and_axes() {
+    const FLOAT: u8 = 1;
+    const INT64: u8 = 7;
+    const BOOL: u8 = 9;
+    let refusal = |folder: TempDir| OnnxModel::load(folder.path(), &Options::new()).map(|_| ()).unwrap_err();
+    let axes = refusal(with_input("no-past", "position_ids", INT64, 1));
+    assert!(matches!(&axes, LoadError::Axes { tensor, .. } if tensor == "position_ids"), "{axes}");
+    let float = refusal(with_input("no-past", "position_ids", FLOAT, 2));
+    assert!(matches!(&float, LoadError::ElementType { tensor, .. } if tensor == "position_ids"), "{float}");
+    let past = refusal(with_input("gpt2", "past_key_values.2.key", FLOAT, 3));
+    assert!(matches!(&past, LoadError::Axes { tensor, .. } if tensor == "past_key_values.2.key"), "{past}");
+    let integers = refusal(with_input("gpt2", "past_key_values.2.key", INT64, 4));
+    assert!(matches!(integers, LoadError::ElementType { .. }), "{integers}");
+    let half_a_layer = refusal(with_input("gpt2", "past_key_values.2.value", FLOAT, 4));
+    assert!(matches!(half_a_layer, LoadError::Unpaired { .. }), "{half_a_layer}");
+    let branch = refusal(with_input("no-past", "use_cache_branch", BOOL, 1));
+    assert!(
+        matches!(&branch, LoadError::Unpaired { present, .. } if present == "use_cache_branch"),
+        "{branch}"
+    );
+    let unknown = refusal(with_input("gpt2", "token_type_ids", INT64, 2));
+    assert!(
+        matches!(&unknown, LoadError::UnknownInput { tensor, .. } if tensor == "token_type_ids"),
+        "{unknown}"
+    );
+}
+
+#[test]
+fn a_scalar_that_limits_the_logits_is_fed() {
+    let mut plain = OnnxModel::load(&fixture("gpt2"), &Options::new()).unwrap();
+    let folder = with_input("gpt2", "num_logits_to_keep", 7, 0);
+    let mut model = OnnxModel::load(folder.path(), &Options::new()).unwrap();
+    let last = |model: &mut OnnxModel| {
+        let mut logits = Vec::new();
+        let mut sequence = model.begin().unwrap();
+        model.prefill(&mut sequence, &[TokenId(5), TokenId(80), TokenId(3)], &mut logits).unwrap();
+        logits
+    };
+    // This graph has the input and ignores it.
+    assert_eq!(last(&mut model), last(&mut plain));
+}
+
+#[test]
+fn absurd_settings_cost_no_memory() {
+    let folder = copy("gpt2-no-position-ids");
+    let config = folder.path().join("config.json");
+    let text = fs::read_to_string(&config).unwrap();
+    let huge = text.replace("\"n_positions\": 128", "\"n_positions\": 9000000000000000000");
+    assert_ne!(text, huge);
+    fs::write(&config, huge).unwrap();
+    let mut model = OnnxModel::load(folder.path(), &Options::new()).unwrap();
+    // The graph's own table of positions ends at 128: the engine says so, and nothing crashes.
+    let mut sequence = model.begin().unwrap();
+    let error = model.prefill(&mut sequence, &[TokenId(1); 129], &mut Vec::new()).unwrap_err();
+    assert!(matches!(error, SourceError::Engine(_)), "{error}");
+}
+
+#[test]
+fn models_and_sequences_can_be_handed_to_a_thread() {
+    fn send<T: Send>() {}
+    send::<OnnxModel>();
+    send::<OnnxSequence>();
+    send::<Decoder>();
+    send::<Lexicon>();
+    send::<LoadError>();
 }

@@ -68,9 +68,9 @@ pub struct OnnxModel {
     chunk: usize,
     /// Whether several tokens at once may follow a past: see [`OnnxModel::try_out`].
     bulk: bool,
-    /// Ones, `context` of them, lent as attention masks.
+    /// Ones, as many as the longest sequence so far needed, lent as attention masks.
     ones: Vec<i64>,
-    /// 0, 1, 2, …, `context` of them, lent as positions.
+    /// 0, 1, 2, …, as many, lent as positions.
     positions: Vec<i64>,
 }
 
@@ -272,8 +272,9 @@ impl Logits {
             }
             Float::F16 => {
                 let (_, data) = self.value.try_extract_tensor::<f16>().map_err(engine)?;
+                let row = &data[row(data.len())?..];
                 logits.resize(width, 0.0);
-                data[row(data.len())?..].convert_to_f32_slice(logits);
+                row.convert_to_f32_slice(logits);
             }
         }
         Ok(())
@@ -381,8 +382,8 @@ impl OnnxModel {
             runtime,
             chunk: options.chunk.get(),
             bulk: true,
-            ones: vec![1; context],
-            positions: (0_i64..).take(context).collect(),
+            ones: Vec::new(),
+            positions: Vec::new(),
             directory,
         };
         model.try_out()?;
@@ -515,6 +516,12 @@ impl OnnxModel {
 
     /// Runs `ids` after what is in the sequence. Of the logits' rows the last `ids.len()` are theirs.
     fn run(&mut self, sequence: &mut OnnxSequence, ids: &[i64], all: bool) -> Result<Logits, SourceError> {
+        let total = sequence.length.saturating_add(ids.len());
+        if self.ones.len() < total {
+            let room = total.saturating_mul(2).min(self.limits.context).max(total);
+            self.ones.resize(room, 1);
+            self.positions = (0_i64..).take(room).collect();
+        }
         let lent = (self.ones.as_slice(), self.positions.as_slice());
         let keep = i64::from(!all);
         let past = sequence.length;
