@@ -104,7 +104,7 @@ impl Plan {
         } else {
             let text = normalise(input);
             let encoding = self.vocabulary.encode(text.text())?;
-            Tokens::Text(text, encoding)
+            Tokens::Text(Box::new(text), encoding)
         };
         let entropies = match &mut self.scorer {
             Some(scorer) => Some(scorer.entropies(&self.prompt, tokens.ids())?),
@@ -186,7 +186,7 @@ fn in_source(
 
 /// An input as tokens.
 enum Tokens<'a> {
-    Text(Normalised<'a>, Encoding),
+    Text(Box<Normalised<'a>>, Encoding),
     Ids(Vec<TokenId>),
 }
 

@@ -4,8 +4,8 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-/// The largest text read at once: 1 GiB.
-pub(crate) const MAX_BYTES: u64 = 1 << 30;
+/// The largest text read at once: 256 MiB.
+pub(crate) const MAX_BYTES: u64 = 1 << 28;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum InputError {

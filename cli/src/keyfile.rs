@@ -127,7 +127,7 @@ pub(crate) fn read(path: &Path) -> Result<MasterKey, KeyFileError> {
     if wire.format != FORMAT {
         return Err(malformed(format!("its format is not {FORMAT}")));
     }
-    let stated: KeyId = wire.key_id.parse().map_err(|what| malformed(format!("{what}")))?;
+    let stated: KeyId = wire.key_id.parse().map_err(|what: &str| malformed(what.to_owned()))?;
     OffsetDateTime::parse(wire.created, &Rfc3339)
         .map_err(|_| malformed("created is no RFC 3339 time".into()))?;
     let mut bytes = Zeroizing::new([0_u8; 32]);

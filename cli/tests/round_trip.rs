@@ -1,6 +1,6 @@
 //! The one place where generator and detector meet in a test: what `generate` marks, `detect` finds.
 
-#![expect(clippy::unwrap_used, reason = "a malformed answer must fail the test")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a malformed answer must fail the test")]
 
 mod common;
 
@@ -168,7 +168,13 @@ fn colours_in_the_terminal_and_on_a_page() {
     assert_eq!(ran.code, 0, "{}", ran.err);
     assert!(ran.out.contains("[+") && ran.out.contains("[-") && !ran.out.contains('\u{1b}'), "{}", ran.out);
     let html = std::fs::read_to_string(page).unwrap();
-    assert!(html.contains("class=\"green\"") && html.contains("&lt;") && !html.contains("<b>") && !html.contains('\u{1b}'), "{html}");
+    assert!(
+        html.contains("class=\"green\"")
+            && html.contains("&lt;")
+            && !html.contains("<b>")
+            && !html.contains('\u{1b}'),
+        "{html}"
+    );
 }
 
 #[test]

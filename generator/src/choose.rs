@@ -1,11 +1,12 @@
 //! From (marked) logits to a token: penalty, temperature, top-k, top-p, draw.
 
 use dandyroll_scheme::TokenId;
+use dandyroll_scheme::softmax::maximum;
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 
 use crate::Sampling;
-use crate::softmax::{maximum, weights};
+use crate::softmax::weights;
 
 /// The last 24 bytes of a sampler's ChaCha8 key; the first 8 are the seed, little-endian.
 const SAMPLER: &[u8; 24] = b"dandyroll sampling v1\0\0\0";

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use dandyroll_scheme::{MarkError, Marker, Nats, Step, TokenId};
+use dandyroll_scheme::{Marker, Nats, Step, TokenId};
 use dandyroll_vocab::{StreamDecoder, VocabError};
 
 use crate::choose::Chooser;
 use crate::stop::StopScanner;
-use crate::{Lexicon, Limits, Prediction, Sampling, SourceError};
+use crate::{Lexicon, Limits, NoDistribution, Prediction, Sampling, SourceError};
 
 /// What is asked for.
 #[derive(Clone, Debug)]
@@ -68,7 +68,7 @@ pub enum GenerateError {
     Source(#[from] SourceError),
     /// The model's logits are no distribution.
     #[error(transparent)]
-    Mark(#[from] MarkError),
+    Logits(#[from] NoDistribution),
     /// A token has no text.
     #[error(transparent)]
     Vocabulary(#[from] VocabError),
@@ -230,14 +230,15 @@ impl Decoder {
         if self.finished {
             return Err(GenerateError::Finished);
         }
-        let prediction = Prediction::of(logits).ok_or(MarkError)?;
+        let prediction = Prediction::of(logits)?;
         self.scratch.clear();
         self.scratch.extend_from_slice(logits);
         let marker = self.marker.as_deref();
-        let marked = marker.map(|marker| marker.apply(&self.sampled, &mut self.scratch)).transpose()?;
+        let marked =
+            marker.map(|marker| marker.apply(&self.sampled, prediction.entropy(), &mut self.scratch));
         self.lexicon.mask(&mut self.scratch);
-        let token = self.chooser.choose(&mut self.scratch).ok_or(MarkError)?;
-        let logprob = prediction.logprob(logits, token).ok_or(MarkError)?;
+        let token = self.chooser.choose(&mut self.scratch).ok_or(NoDistribution)?;
+        let logprob = prediction.logprob(logits, token).ok_or(NoDistribution)?;
         let step = StepRecord { token, entropy: prediction.entropy(), logprob, marked };
         self.sampled.push(token);
         let counts = &mut self.generation.counts;

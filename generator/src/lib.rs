@@ -22,5 +22,5 @@ pub use generate::{Run, generate};
 pub use lexicon::Lexicon;
 pub use sampling::{RepetitionPenalty, Sampling, Temperature, TopK, TopP};
 pub use score::{ScoreError, Scored, score};
-pub use softmax::Prediction;
+pub use softmax::{NoDistribution, Prediction};
 pub use source::{Limits, LogitSource, Row, SourceError};

@@ -1,8 +1,8 @@
 //! The teacher-forced pass: what the model thought of each token of a given text.
 
-use dandyroll_scheme::{MarkError, Nats, TokenId};
+use dandyroll_scheme::{Nats, TokenId};
 
-use crate::{LogitSource, Prediction, SourceError};
+use crate::{LogitSource, NoDistribution, Prediction, SourceError};
 
 /// What the model predicted at one position of a text.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -22,7 +22,7 @@ pub enum ScoreError {
     Source(#[from] SourceError),
     /// The model's logits are no distribution.
     #[error(transparent)]
-    Logits(#[from] MarkError),
+    Logits(#[from] NoDistribution),
     /// `from` lies beyond the text.
     #[error("scores were asked for from token {from} of a text of {tokens}")]
     From {
@@ -73,7 +73,7 @@ pub fn score<S: LogitSource>(
                 }
             })?;
             if undefined {
-                return Err(MarkError.into());
+                return Err(NoDistribution.into());
             }
         }
         done = end;
@@ -83,6 +83,6 @@ pub fn score<S: LogitSource>(
 }
 
 fn scored(logits: &[f32], token: TokenId) -> Option<Scored> {
-    let prediction = Prediction::of(logits)?;
+    let prediction = Prediction::of(logits).ok()?;
     Some(Scored { entropy: prediction.entropy(), logprob: prediction.logprob(logits, token)? })
 }

@@ -189,7 +189,7 @@ fn every_end_has_its_name() {
     decoder.accept(&vec![0.0; limits.width]).unwrap();
     assert!(matches!(decoder.accept(&vec![0.0; limits.width]), Err(GenerateError::Finished)));
     let mut decoder = Decoder::new(greedy(1), &none, limits).unwrap();
-    assert!(matches!(decoder.accept(&vec![f32::NAN; limits.width]), Err(GenerateError::Mark(_))));
+    assert!(matches!(decoder.accept(&vec![f32::NAN; limits.width]), Err(GenerateError::Logits(_))));
 }
 
 #[test]

@@ -14,15 +14,15 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
-mod entropy;
 mod key;
 mod lanes;
 mod mark;
 mod primitives;
 mod profile;
+pub mod softmax;
 
-pub use entropy::entropy;
 pub use key::{FunctionVersion, KeyId, ListFamily, ListKey, MasterKey, Seeding};
-pub use mark::{MarkError, Marker, Step};
+pub use mark::{Marker, Step};
 pub use primitives::{ContextWidth, Delta, Gamma, Nats, OutOfRange, ParseDigestError, Sha256Digest, TokenId};
 pub use profile::{BUILT_IN, BiasSite, BindError, Profile, ProfileId, Recipe};
+pub use softmax::Softmax;

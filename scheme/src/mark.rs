@@ -1,6 +1,6 @@
 //! The logits processor: δ on green, only where the entropy is above τ, only with `h` tokens of context.
 
-use crate::{Delta, Gamma, ListKey, MasterKey, Nats, Profile, TokenId, entropy};
+use crate::{Delta, Gamma, ListKey, MasterKey, Nats, Profile, TokenId};
 
 /// What the processor did to one step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,11 +12,6 @@ pub enum Step {
     /// Fewer than `h` tokens were generated yet: the logits are untouched.
     ShortContext,
 }
-
-/// A step that cannot be marked because the logits are not a distribution.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the model's logits hold NaN or +infinity, or no finite value at all: they are no distribution")]
-pub struct MarkError;
 
 /// Biases raw logits under one key and profile.
 #[derive(Debug)]
@@ -46,16 +41,15 @@ impl Marker {
     /// Marks one step in place.
     ///
     /// `generated` are the tokens generated so far, without the prompt, oldest first; `logits` are the
-    /// model's raw outputs for the next token, one per vocabulary entry, before temperature, top-k and
-    /// top-p. A green logit x becomes x + δ in `f32`; all others keep their bits.
-    pub fn apply(&self, generated: &[TokenId], logits: &mut [f32]) -> Result<Step, MarkError> {
+    /// model's raw outputs for the next token, one per vocabulary entry, before repetition penalty,
+    /// temperature, top-k and top-p; `entropy` is theirs ([`crate::Softmax::of`]). A green logit x becomes
+    /// x + δ in `f32`; all others keep their bits.
+    pub fn apply(&self, generated: &[TokenId], entropy: Nats, logits: &mut [f32]) -> Step {
         let Some(context) = self.lists.context(generated) else {
-            return Ok(Step::ShortContext);
+            return Step::ShortContext;
         };
-        if let Some(threshold) = self.threshold
-            && entropy(logits).ok_or(MarkError)? <= threshold
-        {
-            return Ok(Step::LowEntropy);
+        if self.threshold.is_some_and(|threshold| entropy <= threshold) {
+            return Step::LowEntropy;
         }
         let (gamma, delta) = (self.gamma, self.delta.as_f32());
         let marked = self.lists.each_word(context, logits.len(), |start, words| {
@@ -65,7 +59,7 @@ impl Marker {
             }
         });
         debug_assert!(marked.is_some(), "the context was cut to h tokens above");
-        Ok(Step::Biased)
+        Step::Biased
     }
 }
 
@@ -75,6 +69,10 @@ mod tests {
     use crate::{Recipe, Sha256Digest};
     use alloc::vec;
     use alloc::vec::Vec;
+
+    fn nats(value: f64) -> Nats {
+        Nats::new(value).unwrap()
+    }
 
     fn marker(recipe: Recipe) -> (Marker, Profile) {
         let profile = recipe.bind(Sha256Digest([1; 32]), Some(Sha256Digest([2; 32]))).unwrap();
@@ -87,7 +85,7 @@ mod tests {
         let before: Vec<f32> = (0_u16..5000).map(|i| f32::from(i).sin() * 9.0).collect();
         let mut after = before.clone();
         let generated = [TokenId(4), TokenId(17), TokenId(900)];
-        assert_eq!(marker.apply(&generated, &mut after), Ok(Step::Biased));
+        assert_eq!(marker.apply(&generated, nats(0.0), &mut after), Step::Biased);
         let mut green = 0;
         for (i, (before, after)) in before.iter().zip(&after).enumerate() {
             let token = TokenId(u32::try_from(i).unwrap());
@@ -106,20 +104,19 @@ mod tests {
     #[test]
     fn entropy_at_or_below_the_threshold_leaves_the_logits_alone() {
         let (marker, _) = marker(Recipe::code_v1());
-        let mut certain = vec![-50.0; 300];
-        certain[3] = 50.0;
-        let copy = certain.clone();
-        assert_eq!(marker.apply(&[TokenId(1)], &mut certain), Ok(Step::LowEntropy));
-        assert_eq!(certain, copy);
-        assert_eq!(marker.apply(&[TokenId(1)], &mut [0.0; 300]), Ok(Step::Biased));
-        assert_eq!(marker.apply(&[TokenId(1)], &mut [f32::NAN; 300]), Err(MarkError));
+        let before = vec![1.5_f32; 300];
+        let mut logits = before.clone();
+        assert_eq!(marker.apply(&[TokenId(1)], nats(0.9), &mut logits), Step::LowEntropy);
+        assert_eq!(logits, before);
+        assert_eq!(marker.apply(&[TokenId(1)], nats(0.900_000_1), &mut logits), Step::Biased);
+        assert_ne!(logits, before);
     }
 
     #[test]
     fn too_few_generated_tokens_leave_the_logits_alone() {
         let (marker, _) = marker(Recipe::prose_v1());
         let mut logits = [1.0; 10];
-        assert_eq!(marker.apply(&[TokenId(1)], &mut logits), Ok(Step::ShortContext));
+        assert_eq!(marker.apply(&[TokenId(1)], nats(9.0), &mut logits), Step::ShortContext);
         assert_eq!(logits.map(f32::to_bits), [1.0_f32; 10].map(f32::to_bits));
     }
 }

@@ -1,6 +1,6 @@
 //! Runs the real binary against the fixture model.
 
-#![expect(clippy::unwrap_used, reason = "a command that cannot be started must fail the test")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a command that cannot be started must fail the test")]
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
