@@ -70,8 +70,7 @@ impl Stage {
             let sampling = Sampling::new(1.0, None, Some(0.95), None, seed)?;
             let request =
                 Request { marker: marker.cloned(), ..Request::new(prompt.to_vec(), sampling, tokens) };
-            let run = generate(self.model.inner(), &self.lexicon, request)
-                .map_err(|error| Failure::Usage(error.to_string()))?;
+            let run = generate(self.model.inner(), &self.lexicon, request)?;
             let generation = run.complete()?;
             if longest.as_ref().is_none_or(|best| best.tokens.len() < generation.tokens.len()) {
                 longest = Some(generation);
@@ -91,9 +90,7 @@ impl Stage {
         };
         let text = Text { ids: &ids, prompt: 0, entropies: entropies.as_deref() };
         let hypothesis = Hypothesis { lists, gamma: self.profile.gamma(), mode: self.mode };
-        let report = Detector::new()
-            .detect(&text, &[hypothesis], &Policy::STANDARD)
-            .map_err(|error| Failure::Usage(error.to_string()))?;
+        let report = Detector::new().detect(&text, &[hypothesis], &Policy::STANDARD)?;
         report.findings.first().copied().ok_or_else(|| Failure::Usage("nothing was judged".into()))
     }
 }

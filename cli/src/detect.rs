@@ -111,9 +111,7 @@ impl Plan {
             None => None,
         };
         let text = Text { ids: tokens.ids(), prompt: 0, entropies: entropies.as_deref() };
-        let report = Detector::new()
-            .detect(&text, &self.hypotheses(), &self.policy)
-            .map_err(|error| Failure::Usage(error.to_string()))?;
+        let report = Detector::new().detect(&text, &self.hypotheses(), &self.policy)?;
         Ok(Judged { tokens, entropies, report })
     }
 
@@ -144,9 +142,7 @@ fn colours(
     entropies: Option<&[Option<Nats>]>,
     hypothesis: &Hypothesis<'_>,
 ) -> Result<impl Iterator<Item = Colour>, Failure> {
-    let found = Detector::new()
-        .colours(&Text { ids, prompt: 0, entropies }, hypothesis)
-        .map_err(|error| Failure::Usage(error.to_string()))?;
+    let found = Detector::new().colours(&Text { ids, prompt: 0, entropies }, hypothesis)?;
     Ok(found.into_iter().map(|colour| match colour {
         Found::Green => Colour::Green,
         Found::Red => Colour::Red,

@@ -3,7 +3,9 @@
 use std::io;
 use std::process::ExitCode;
 
-use dandyroll_detector::{TextTooLong, WidthMismatch};
+use dandyroll_detector::DetectError;
+use dandyroll_generator::onnx::LoadError;
+use dandyroll_generator::{GenerateError, RequestError, ScoreError};
 use dandyroll_scheme::OutOfRange;
 use dandyroll_vocab::VocabError;
 
@@ -32,15 +34,17 @@ pub(crate) enum Failure {
     #[error(transparent)]
     Vocabulary(#[from] VocabError),
     #[error(transparent)]
-    Load(#[from] dandyroll_generator::onnx::LoadError),
+    Load(#[from] LoadError),
     #[error(transparent)]
-    Generate(#[from] dandyroll_generator::GenerateError),
+    Generate(#[from] GenerateError),
     #[error(transparent)]
     Parameter(#[from] OutOfRange),
     #[error(transparent)]
-    TooLong(#[from] TextTooLong),
+    Request(#[from] RequestError),
     #[error(transparent)]
-    Width(#[from] WidthMismatch),
+    Score(#[from] ScoreError),
+    #[error(transparent)]
+    Detect(#[from] DetectError),
     #[error("{name}: {failure}")]
     Text { name: String, failure: Box<Self> },
     #[error(

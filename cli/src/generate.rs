@@ -122,7 +122,7 @@ fn write_text(
     quiet: bool,
     out: &mut dyn Write,
 ) -> Result<Generation, Failure> {
-    let mut run = generate(model, lexicon, request).map_err(|error| Failure::Usage(error.to_string()))?;
+    let mut run = generate(model, lexicon, request)?;
     let mut ends_line = true;
     for progress in &mut run {
         let text = progress?.text;

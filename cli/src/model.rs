@@ -79,7 +79,7 @@ impl Scorer {
         };
         let from = all.len();
         all.extend_from_slice(ids);
-        let scored = score(&mut self.0, &all, from).map_err(|error| Failure::Usage(error.to_string()))?;
+        let scored = score(&mut self.0, &all, from)?;
         Ok(scored.into_iter().map(|scored| scored.map(|scored| scored.entropy)).collect())
     }
 }
