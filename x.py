@@ -23,6 +23,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 ORT_VERSION = "1.31.1"
+CARGO_DENY = "0.20.2"
 # (system, machine) -> wheel platform, wheel SHA-256, library's name inside the wheel.
 ORT_WHEELS = {
     ("Linux", "x86_64"): (
@@ -66,18 +67,21 @@ def run(*command: str | Path, **environment: str) -> None:
 
 def cache_folder() -> Path:
     """Where `dandyroll` itself looks for the library, too."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    own = os.environ.get("LOCALAPPDATA") if os.name == "nt" else Path.home() / ".cache"
+    base = os.environ.get("XDG_CACHE_HOME") or own or Path.home()
     return Path(base) / "dandyroll" / f"onnxruntime-{ORT_VERSION}"
 
 
 def setup() -> Path:
     """The ONNX Runtime library's path, fetched from the public Python wheel (pinned by hash) if missing."""
+    if given := os.environ.get("ORT_DYLIB_PATH"):
+        if not Path(given).is_file():
+            raise Failed(f"ORT_DYLIB_PATH names {given}, and there is no such file")
+        return Path(given)
     key = (platform.system(), platform.machine())
     if key not in ORT_WHEELS:
         raise Failed(f"no ONNX Runtime wheel is known for {key}: set ORT_DYLIB_PATH to a library of {ORT_VERSION}")
     wheel_platform, digest, name = ORT_WHEELS[key]
-    if given := os.environ.get("ORT_DYLIB_PATH"):
-        return Path(given)
     target = cache_folder() / name
     if target.is_file():
         return target
@@ -164,10 +168,11 @@ def evidence(arguments: list[str]) -> None:
 
 
 def deny() -> None:
+    """Advisories are left to who can reach the advisory database: `cargo deny check advisories`."""
     tools = ROOT / "target" / "tools"
     found = shutil.which("cargo-deny") or tools / "bin" / "cargo-deny"
     if not Path(found).exists():
-        run("cargo", "install", "--locked", "--root", tools, "cargo-deny")
+        run("cargo", "install", "--locked", "--root", tools, f"cargo-deny@{CARGO_DENY}")
     run(found, "check", "bans", "licenses", "sources")
 
 

@@ -49,7 +49,7 @@ def sci(value: float) -> str:
 
 
 def null_section() -> str:
-    report = json.loads((FOLDER / "null.json").read_text())
+    report = json.loads((FOLDER / "null.json").read_text(encoding="utf-8"))
     rows, shared = [], []
     figure, axes = plt.subplots(figsize=(7, 4.6))
     for result in report["results"]:
@@ -126,21 +126,31 @@ def indentation(source: str) -> str:
     return last[: len(last) - len(last.lstrip())]
 
 
-def parse_shares() -> dict[tuple, tuple[float, float]]:
-    """(τ, δ) → share of texts of which at least 9 in 10 lines parse, mean share of lines that do."""
-    by_arm: dict[tuple, list[float]] = {}
-    for line in TEXTS.read_text().splitlines():
-        row = json.loads(line)
-        by_arm.setdefault((row["tau"], row["delta"]), []).append(parsed_share(row["prompt"], row["text"]))
-    return {
-        arm: (sum(share >= 0.9 for share in shares) / len(shares), sum(shares) / len(shares))
-        for arm, shares in by_arm.items()
-    }
+def parse_shares(command: str) -> dict[tuple, tuple[float, float, float]]:
+    """(τ, δ) → share of texts that parse whole, share of which nine lines in ten do, mean share of lines that do.
+
+    Kept in sweet-parse.json, so that the page can be drawn again without the texts."""
+    kept = FOLDER / "sweet-parse.json"
+    if TEXTS.exists():
+        by_arm: dict[tuple, list[float]] = {}
+        for line in TEXTS.read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            by_arm.setdefault((row["tau"], row["delta"]), []).append(parsed_share(row["prompt"], row["text"]))
+        arms = [
+            {"tau": tau, "delta": delta, "whole": sum(share == 1 for share in shares) / len(shares),
+             "nearly": sum(share >= 0.9 for share in shares) / len(shares), "lines": sum(shares) / len(shares)}
+            for (tau, delta), shares in by_arm.items()
+        ]
+        kept.write_text(json.dumps({"command": command, "arms": arms}, indent=1) + "\n", encoding="utf-8")
+    stored = json.loads(kept.read_text(encoding="utf-8"))
+    if stored["command"] != command:
+        raise SystemExit("sweet-parse.json belongs to another run than sweet.json: run `python3 x.py evidence sweet`")
+    return {(arm["tau"], arm["delta"]): (arm["whole"], arm["nearly"], arm["lines"]) for arm in stored["arms"]}
 
 
 def sweet_section() -> str:
-    report = json.loads((FOLDER / "sweet.json").read_text())
-    shares = parse_shares()
+    report = json.loads((FOLDER / "sweet.json").read_text(encoding="utf-8"))
+    shares = parse_shares(report["command"])
     arms = {(arm["tau"], arm["delta"]): arm for arm in report["arms"]}
     taus = list(dict.fromkeys(arm["tau"] for arm in report["arms"]))
     deltas = sorted({arm["delta"] for arm in report["arms"] if arm["delta"] is not None})
@@ -148,7 +158,7 @@ def sweet_section() -> str:
     unmarked = arms[(None, None)]
 
     def row(tau: float | None, delta: float | None) -> list[str]:
-        arm, (whole, lines) = arms[(tau, delta)], shares[(tau, delta)]
+        arm, (whole, nearly, lines) = arms[(tau, delta)], shares[(tau, delta)]
         marked = delta is not None
         return [
             gate(tau) if marked else "—",
@@ -161,12 +171,13 @@ def sweet_section() -> str:
             f"{arm['changed']:.1f}",
             f"{arm['forced_changed']:.2f}",
             f"{whole:.0%}",
+            f"{nearly:.0%}",
             f"{lines:.0%}",
         ]
 
     header = [
         "τ (nats)", "biased", "scored pairs", "z", "log₁₀ p", "p ≤ 1e-5", "loss", "changed", "forced changed",
-        "parse", "lines that parse",
+        "parse", "nine lines in ten", "lines",
     ]
     shown = max(delta for delta in deltas if delta <= 3)
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2))
@@ -192,7 +203,8 @@ def sweet_section() -> str:
             "again, gated arms with the prompt. *changed*: tokens, for every 200, that the same uniform would have "
             f"drawn otherwise without the mark; *forced*: the unmarked model gave one token {report['forced_probability']} "
             "or more. *loss*: −ln p per token under the unmarked model, and its difference to unmarked text. *parse*: "
-            "texts of which nine lines in ten parse as Python from the prompt on.",
+            "texts that `ast.parse` takes from the prompt on, without their last line, which is cut; *nine lines in ten*: texts "
+            "of which nine lines in ten do; *lines*: the mean share of lines in the longest beginning that does.",
             f"At δ = {shown:g}:",
             table(header, [row(None, None), *(row(tau, shown) for tau in taus)]),
             f"At equal power (the δ at which the mean log₁₀ p is {target:.1f}, that of the ungated mark at δ = 2; "
@@ -229,7 +241,7 @@ in `fixtures/`. This page is written by that command: edit `evidence/report.py`,
 
 {sweet_section()}
 """
-    (ROOT / "docs" / "evidence.md").write_text(body)
+    (ROOT / "docs" / "evidence.md").write_text(body, encoding="utf-8")
     print("docs/evidence.md and its pictures are written")
 
 

@@ -138,6 +138,9 @@ pub(crate) struct DetectArgs {
     /// A file with the prompt, for entropies nearer to those at generation.
     #[arg(long, value_name = "FILE", requires = "model")]
     pub(crate) prompt_file: Option<PathBuf>,
+    /// The prompt as a JSON array of token ids.
+    #[arg(long, value_name = "JSON", requires = "model", conflicts_with = "prompt_file")]
+    pub(crate) prompt_ids: Option<String>,
     /// How to count; may be given several times, the verdicts are corrected for the number.
     #[arg(long, value_name = "MODE", default_value = "auto")]
     pub(crate) mode: Vec<ModeArg>,

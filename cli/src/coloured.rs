@@ -5,6 +5,8 @@ use std::io::{self, Write};
 
 use anstyle::{AnsiColor, Style};
 
+use crate::terminal::harmless;
+
 /// What the detector made of one token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Colour {
@@ -54,23 +56,6 @@ impl Colour {
 pub(crate) struct Piece {
     pub(crate) text: String,
     pub(crate) colour: Colour,
-}
-
-/// Control characters that would act on a terminal, shown as symbols; line ends and tabs stay.
-fn harmless(text: &str) -> String {
-    text.chars()
-        .map(|c| match c {
-            '\n' | '\t' => c,
-            '\u{7f}' => '\u{2421}',
-            c if c < ' ' => char::from_u32(0x2400 + u32::from(c)).unwrap_or('\u{fffd}'),
-            // C1 controls and marks that reorder or hide what stands around them.
-            '\u{80}'..='\u{9f}'
-            | '\u{202a}'..='\u{202e}'
-            | '\u{2066}'..='\u{2069}'
-            | '\u{200b}'..='\u{200f}' => '\u{fffd}',
-            c => c,
-        })
-        .collect()
 }
 
 /// Writes the pieces to a terminal: coloured, or as `[+green]` and `[-red]` where there is no colour.

@@ -79,7 +79,9 @@ impl Stage {
                 break;
             }
         }
-        longest.ok_or_else(|| Failure::Usage("nothing was generated".into()))
+        longest.filter(|best| best.tokens.len() >= LEAST.min(tokens)).ok_or_else(|| {
+            Failure::Usage(format!("the model ends its text early with each of {TRIES} seeds"))
+        })
     }
 
     fn judge(&mut self, prompt: &[TokenId], text: &str, lists: &ListKey) -> Result<Finding, Failure> {
@@ -115,13 +117,12 @@ pub(crate) fn run(args: &DemoArgs, library: Option<&Path>, out: &mut dyn Write) 
     let directory = args.fixtures.join("model");
     let prompts = prompts(&args.fixtures.join("corpora").join("prompts.jsonl"), args.prompts)?;
     let named = Named::find(&args.profile)?;
-    let digests = model::digests(&directory)?;
-    let profile = named.bind(digests.tokenizer, Some(digests.model))?;
-    let vocabulary = Arc::new(model::vocabulary(&directory)?);
-    let loaded = model::load(&directory, &vocabulary, library, None)?;
-    let lexicon = Lexicon::new(Arc::clone(&vocabulary), loaded.directory().bos(), loaded.directory().eos());
+    let directory = model::Directory::open(&directory)?;
+    let profile = directory.bind(&named)?;
+    let (vocabulary, lexicon) = (Arc::clone(&directory.vocabulary), directory.lexicon());
     let mode = profile.threshold().map_or(Mode::ModelFree, Mode::Gated);
-    let mut stage = Stage { model: model::Scorer::new(loaded), vocabulary, lexicon, profile, mode };
+    let model = model::Scorer::new(directory.load(library, None)?);
+    let mut stage = Stage { model, vocabulary, lexicon, profile, mode };
 
     let (key, other) = (random_key()?, random_key()?);
     let (lists, other_lists) = (key.lists(&profile.family()), other.lists(&profile.family()));
@@ -150,7 +151,7 @@ pub(crate) fn run(args: &DemoArgs, library: Option<&Path>, out: &mut dyn Write) 
     let mut sections = Vec::new();
     let mut sample = String::new();
     for prompt in &prompts {
-        let ids = stage.vocabulary.encode_ids(&prompt.text)?;
+        let ids = stage.vocabulary.encode_prompt(&prompt.text)?;
         let marked = stage.write(&ids, args.tokens, Some(&marker))?;
         let unmarked = stage.write(&ids, args.tokens, None)?;
         let found = stage.judge(&ids, &marked.text, &lists)?;
@@ -171,16 +172,14 @@ pub(crate) fn run(args: &DemoArgs, library: Option<&Path>, out: &mut dyn Write) 
         }
         if args.html.is_some() {
             let hypothesis = Hypothesis { lists: &lists, gamma: profile.gamma(), mode };
-            let entropies = |stage: &mut Stage, ids: &[TokenId]| {
-                mode.needs_entropies()
-                    .then(|| stage.model.entropies(&encode(stage, prompt)?, ids))
-                    .transpose()
+            let entropies = |stage: &mut Stage, prompt: &[TokenId], ids: &[TokenId]| {
+                mode.needs_entropies().then(|| stage.model.entropies(prompt, ids)).transpose()
             };
             for (what, text) in [("marked", &marked.text), ("human", &prompt.continuation)] {
                 let finding = stage.judge(&ids, text, &lists)?;
                 let normal = normalise(text);
                 let encoding = stage.vocabulary.encode(normal.text())?;
-                let entropies = entropies(&mut stage, encoding.ids())?;
+                let entropies = entropies(&mut stage, &ids, encoding.ids())?;
                 let pieces = colour_text(&normal, &encoding, entropies.as_deref(), &hypothesis)?;
                 sections.push(Section {
                     heading: format!("{} ({what})", prompt.id),
@@ -210,8 +209,4 @@ pub(crate) fn run(args: &DemoArgs, library: Option<&Path>, out: &mut dyn Write) 
     }
     let as_expected = marked.detected == marked.texts && false_alarms == 0;
     Ok(if as_expected { Outcome::Done } else { Outcome::SomeFailed })
-}
-
-fn encode(stage: &Stage, prompt: &Prompt) -> Result<Vec<TokenId>, Failure> {
-    Ok(stage.vocabulary.encode_ids(&prompt.text)?)
 }

@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 use dandyroll_detector::{
     Colour as Found, Correction, Detector, Evidence, Finding, Hypothesis, Mode, Policy, Report, Text, Verdict,
@@ -14,8 +15,9 @@ use serde::Serialize;
 use crate::args::{DetectArgs, ModeArg};
 use crate::coloured::{self, Colour, Piece, Section};
 use crate::failure::{Failure, Outcome};
-use crate::input::Source;
+use crate::input::{Source, one_stdin};
 use crate::profile::Named;
+use crate::terminal::{colours_wanted, say};
 use crate::{keyfile, model};
 
 /// A key that is looked for.
@@ -26,7 +28,7 @@ struct Key {
 
 /// What will be done to every input.
 struct Plan {
-    vocabulary: Vocabulary,
+    vocabulary: Arc<Vocabulary>,
     scorer: Option<model::Scorer>,
     prompt: Vec<TokenId>,
     profile: String,
@@ -41,39 +43,34 @@ impl Plan {
         let named = Named::find(&args.profile)?;
         let modes = modes(args, &named)?;
         let policy = policy(args)?;
+        let sources: Vec<Source> =
+            args.files.iter().chain(&args.prompt_file).map(|path| Source::of(path)).collect();
+        one_stdin(sources.iter())?;
+        let masters = args.key_file.iter().map(|path| keyfile::read(path)).collect::<Result<Vec<_>, _>>()?;
         let (vocabulary, scorer, prompt, family, profile) = match (&args.model, &args.tokenizer) {
-            (Some(directory), _) => {
-                let digests = model::digests(directory)?;
-                let profile = named.bind(digests.tokenizer, Some(digests.model))?;
-                let vocabulary = model::vocabulary(directory)?;
-                let prompt = match &args.prompt_file {
-                    Some(path) => {
-                        let text = Source::of(path).read()?;
-                        vocabulary.encode_ids(normalise(&text).text())?
-                    }
-                    None => Vec::new(),
+            (Some(path), _) => {
+                let directory = model::Directory::open(path)?;
+                let profile = directory.bind(&named)?;
+                let vocabulary = Arc::clone(&directory.vocabulary);
+                let prompt = match (&args.prompt_file, &args.prompt_ids) {
+                    (Some(path), _) => vocabulary.encode_prompt(&Source::of(path).read()?)?,
+                    (None, Some(json)) => vocabulary.ids_from_json(json)?,
+                    (None, None) => Vec::new(),
                 };
                 let needed = modes.iter().any(|mode| mode.needs_entropies());
-                let loaded =
-                    needed.then(|| model::load(directory, &vocabulary, library, args.threads)).transpose()?;
-                (
-                    vocabulary,
-                    loaded.map(model::Scorer::new),
-                    prompt,
-                    profile.family(),
-                    profile.id().to_string(),
-                )
+                let model = needed.then(|| directory.load(library, args.threads)).transpose()?;
+                let scorer = model.map(model::Scorer::new);
+                (vocabulary, scorer, prompt, profile.family(), profile.id().to_string())
             }
             (None, Some(path)) => {
-                let vocabulary = Vocabulary::open(path)?;
+                let vocabulary = Arc::new(Vocabulary::open(path)?);
                 let (family, profile) = without_model(&named, &vocabulary)?;
                 (vocabulary, None, Vec::new(), family, profile)
             }
             (None, None) => return Err(Failure::Usage("give --model DIR or --tokenizer FILE".into())),
         };
-        let mut keys: Vec<Key> = Vec::with_capacity(args.key_file.len());
-        for path in &args.key_file {
-            let master = keyfile::read(path)?;
+        let mut keys: Vec<Key> = Vec::with_capacity(masters.len());
+        for (path, master) in args.key_file.iter().zip(masters) {
             let id = master.id();
             if keys.iter().any(|key| key.id == id) {
                 return Err(Failure::Usage(format!("key {id} is given twice: {}", path.display())));
@@ -313,7 +310,7 @@ pub(crate) fn facts(finding: &Finding, key: &KeyId, gamma: Gamma, policy: &Polic
         m => format!("; {} after correction for {m} hypotheses", finding.adjusted),
     };
     let mut rows = vec![
-        row("verdict", verdict_words(finding.verdict, policy)),
+        row("verdict", verdict_words(finding, policy)),
         row("p", format!("{log10_p}{correction}")),
         row("z", z.map_or_else(|| "none: nothing was scored".into(), |z| format!("{:.2}", z.get()))),
         row(
@@ -327,13 +324,23 @@ pub(crate) fn facts(finding: &Finding, key: &KeyId, gamma: Gamma, policy: &Polic
             format!("{} of {} are green", counts.green_weight(), counts.scored_weight()),
         ));
     }
+    if finding.verdict != Verdict::Detected {
+        let chance = finding.evidence.sensitivity(gamma, policy.alpha(), finding.hypotheses);
+        rows.push(row(
+            "power",
+            format!("a mark of ordinary strength would be detected here in {:.0} % of cases", 100.0 * chance),
+        ));
+    }
     rows.push(row("mode", mode.name().into()));
     rows.push(row("key", key.to_string()));
     rows
 }
 
-fn verdict_words(verdict: Verdict, policy: &Policy) -> String {
-    match verdict {
+fn verdict_words(finding: &Finding, policy: &Policy) -> String {
+    match finding.verdict {
+        Verdict::TooShort if finding.evidence.counts.scored() < policy.min_scored() => {
+            format!("too_short: fewer than {} distinct pairs", policy.min_scored())
+        }
         Verdict::TooShort => "too_short: no count could reach α on so few pairs".into(),
         Verdict::Detected => format!("detected (α = {})", policy.alpha()),
         other => other.name().into(),
@@ -360,7 +367,7 @@ pub(crate) fn run(
             Err(failure) if sources.len() == 1 => return Err(failure),
             Err(failure) => {
                 failed += 1;
-                anstream::eprintln!("dandyroll: {failure}");
+                say(format_args!("dandyroll: {failure}"));
             }
             Ok(()) => {}
         }
@@ -426,9 +433,8 @@ fn one(
         }
     }
     if args.show_tokens && !args.json {
-        let colour = anstream::AutoStream::choice(&std::io::stdout()) != anstream::ColorChoice::Never;
         writeln!(out)?;
-        coloured::write_terminal(out, &pieces, colour)?;
+        coloured::write_terminal(out, &pieces, colours_wanted())?;
     }
     if args.html.is_some() {
         let mut rows = findings

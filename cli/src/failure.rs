@@ -12,6 +12,7 @@ use dandyroll_vocab::VocabError;
 use crate::input::InputError;
 use crate::keyfile::KeyFileError;
 use crate::profile::ProfileError;
+use crate::terminal::say;
 
 /// How a command ended that ran to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +71,7 @@ pub(crate) fn exit_code(result: Result<Outcome, Failure>) -> ExitCode {
         Ok(Outcome::SomeFailed) => ExitCode::from(1),
         Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(failure) => {
-            anstream::eprintln!("dandyroll: {failure}");
+            say(format_args!("dandyroll: {failure}"));
             ExitCode::from(2)
         }
     }

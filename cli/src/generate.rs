@@ -1,19 +1,21 @@
 //! `generate`: a prompt in, marked text out.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::sync::Arc;
 
+use dandyroll_detector::{DetectError, Windows};
 use dandyroll_generator::onnx::OnnxModel;
 use dandyroll_generator::{Finish, Generation, Lexicon, Request, Sampling, generate};
 use dandyroll_scheme::{KeyId, Marker, Profile, Step, TokenId};
-use dandyroll_vocab::Vocabulary;
+use dandyroll_vocab::{Vocabulary, normalise};
 use serde_json::json;
 
 use crate::args::{GenerateArgs, SamplingArgs};
 use crate::failure::{Failure, Outcome};
 use crate::input::Source;
 use crate::profile::Named;
+use crate::terminal::{harmless, say};
 use crate::{keyfile, model};
 
 /// Arguments as checked numbers. The seed is drawn if none was given; who wants the text again needs to know it.
@@ -35,7 +37,7 @@ fn prompt(args: &GenerateArgs, vocabulary: &Vocabulary) -> Result<Vec<TokenId>, 
         (None, Some(path)) => Source::of(path).read()?,
         (None, None) => String::new(),
     };
-    Ok(vocabulary.encode_ids(&text)?)
+    Ok(vocabulary.encode_prompt(&text)?)
 }
 
 /// Generates one text, printing it as it grows.
@@ -47,18 +49,17 @@ pub(crate) fn run(
     let named = args.profile.as_deref().map(Named::find).transpose()?;
     let master = args.key_file.as_deref().map(keyfile::read).transpose()?;
     let sampling = sampling(&args.sampling)?;
-    let vocabulary = Arc::new(model::vocabulary(&args.model)?);
-    let prompt = prompt(args, &vocabulary)?;
+    let directory = model::Directory::open(&args.model)?;
+    let prompt = prompt(args, &directory.vocabulary)?;
     let mark: Option<(KeyId, Profile, Arc<Marker>)> = match (&named, &master) {
         (Some(named), Some(master)) => {
-            let digests = model::digests(&args.model)?;
-            let profile = named.bind(digests.tokenizer, Some(digests.model))?;
+            let profile = directory.bind(named)?;
             Some((master.id(), profile, Arc::new(Marker::new(master, &profile))))
         }
         _ => None,
     };
-    let mut model = model::load(&args.model, &vocabulary, library, args.sampling.threads)?;
-    let lexicon = Lexicon::new(vocabulary, model.directory().bos(), model.directory().eos());
+    let (lexicon, vocabulary) = (directory.lexicon(), Arc::clone(&directory.vocabulary));
+    let mut model = directory.load(library, args.sampling.threads)?;
     let request = Request {
         stop: args.sampling.stop.clone(),
         marker: mark.as_ref().map(|(_, _, marker)| Arc::clone(marker)),
@@ -66,6 +67,14 @@ pub(crate) fn run(
     };
     let generation = write_text(&mut model, &lexicon, request, args.json, out)?;
 
+    // What a detector will have to count: the text as it normalises and tokenises it.
+    let scorable = match &mark {
+        Some((_, profile, _)) => {
+            let ids = vocabulary.encode_ids(normalise(&generation.text).text())?;
+            Some(Windows::of(&ids, profile.recipe().width).map_err(DetectError::from)?.distinct())
+        }
+        None => None,
+    };
     let applied = mark.map(|(key, profile, _)| (key.to_string(), profile));
     if args.json {
         let steps: Vec<_> = generation
@@ -95,6 +104,7 @@ pub(crate) fn run(
                 "generated": generation.counts.generated,
                 "eligible": generation.counts.eligible,
                 "biased": generation.counts.biased,
+                "scorable_pairs": scorable,
             })),
             "steps": steps,
         });
@@ -104,13 +114,14 @@ pub(crate) fn run(
         let mark = match applied {
             None => "not marked".to_owned(),
             Some((key, profile)) => format!(
-                "{} of {} tokens biased under {key}, profile {}",
+                "{} of {} tokens biased under {key}, {} distinct pairs to score, profile {}",
                 counts.biased,
                 counts.generated,
+                scorable.unwrap_or_default(),
                 profile.id()
             ),
         };
-        anstream::eprintln!("{mark}; ended by {}; seed {}", finish_name(generation.finish), sampling.seed);
+        say(format_args!("{mark}; ended by {}; seed {}", finish_name(generation.finish), sampling.seed));
     }
     Ok(Outcome::Done)
 }
@@ -123,17 +134,19 @@ fn write_text(
     out: &mut dyn Write,
 ) -> Result<Generation, Failure> {
     let mut run = generate(model, lexicon, request)?;
+    let terminal = io::stdout().is_terminal();
     let mut ends_line = true;
     for progress in &mut run {
         let text = progress?.text;
         if !quiet && !text.is_empty() {
             ends_line = text.ends_with('\n');
-            out.write_all(text.as_bytes())?;
+            // To the next program as it is; to a person's terminal without what would act on it.
+            let shown = if terminal { harmless(&text) } else { text };
+            out.write_all(shown.as_bytes())?;
             out.flush()?;
         }
     }
-    if !quiet && !ends_line {
-        // The text's own end stays visible to a pipe only in --json; people get a whole line.
+    if terminal && !quiet && !ends_line {
         writeln!(out)?;
     }
     Ok(run.stop())

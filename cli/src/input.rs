@@ -4,8 +4,8 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-/// The largest text read at once: 256 MiB.
-pub(crate) const MAX_BYTES: u64 = 1 << 28;
+/// The largest input read at once; a vocabulary takes no longer text.
+const MAX_BYTES: usize = dandyroll_vocab::MAX_TEXT_BYTES;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum InputError {
@@ -13,8 +13,25 @@ pub(crate) enum InputError {
     Io { name: String, source: io::Error },
     #[error("{name}: not UTF-8 at byte {at} (line {line}); the text was not judged")]
     NotUtf8 { name: String, at: usize, line: usize },
+    #[error("standard input (-) can be read once only; it is named more than once")]
+    StdinTwice,
     #[error("{name}: larger than {MAX_BYTES} bytes")]
     TooLarge { name: String },
+}
+
+/// All of a reader that has no more than `most` bytes; `None` if it has.
+pub(crate) fn read_bounded(reader: impl Read, most: usize) -> io::Result<Option<Vec<u8>>> {
+    let mut bytes = Vec::new();
+    reader.take(u64::try_from(most).unwrap_or(u64::MAX).saturating_add(1)).read_to_end(&mut bytes)?;
+    Ok(Some(bytes).filter(|bytes| bytes.len() <= most))
+}
+
+/// Refuses standard input in more than one place: the second would find it empty.
+pub(crate) fn one_stdin<'a>(sources: impl Iterator<Item = &'a Source>) -> Result<(), InputError> {
+    match sources.filter(|source| **source == Source::Stdin).count() {
+        0 | 1 => Ok(()),
+        _ => Err(InputError::StdinTwice),
+    }
 }
 
 /// Where a text comes from.
@@ -40,18 +57,12 @@ impl Source {
 
     /// The whole text.
     pub(crate) fn read(&self) -> Result<String, InputError> {
-        let io_error = |source| InputError::Io { name: self.name(), source };
-        let mut bytes = Vec::new();
-        let read = match self {
-            Self::Stdin => io::stdin().lock().take(MAX_BYTES + 1).read_to_end(&mut bytes),
-            Self::File(path) => {
-                File::open(path).and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut bytes))
-            }
+        let bytes = match self {
+            Self::Stdin => read_bounded(io::stdin().lock(), MAX_BYTES),
+            Self::File(path) => File::open(path).and_then(|file| read_bounded(file, MAX_BYTES)),
         };
-        let read = read.map_err(io_error)?;
-        if u64::try_from(read).unwrap_or(u64::MAX) > MAX_BYTES {
-            return Err(InputError::TooLarge { name: self.name() });
-        }
+        let bytes = bytes.map_err(|source| InputError::Io { name: self.name(), source })?;
+        let bytes = bytes.ok_or_else(|| InputError::TooLarge { name: self.name() })?;
         String::from_utf8(bytes).map_err(|error| {
             let at = error.utf8_error().valid_up_to();
             let line = 1 + error.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count();

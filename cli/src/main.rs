@@ -10,6 +10,7 @@ mod input;
 mod keyfile;
 mod model;
 mod profile;
+mod terminal;
 mod words;
 
 use std::io::Write;
@@ -22,8 +23,9 @@ use crate::failure::{Failure, Outcome};
 
 fn run(arguments: Arguments) -> Result<Outcome, Failure> {
     let library = arguments.onnxruntime.as_deref();
-    // Locked once: results go out in one piece, and a closed pipe ends the work at the next write.
-    let mut out = anstream::stdout().lock();
+    // Locked once: results go out in one piece, and a closed pipe ends the work at the next write. Not a stream
+    // that strips escapes: texts go out as they are, and styles are only written where they are wanted.
+    let mut out = std::io::stdout().lock();
     match arguments.command {
         Command::Keygen(args) => {
             let id = keyfile::create(&args.file)?;

@@ -3,48 +3,60 @@
 use std::io::Write;
 use std::num::NonZeroUsize;
 use std::path::Path;
+use std::sync::Arc;
 
-use dandyroll_generator::onnx::{self, GraphReport, ModelDirectory, OnnxModel, Options, TensorReport};
-use dandyroll_generator::score;
-use dandyroll_scheme::{Nats, Sha256Digest, TokenId};
+use dandyroll_generator::onnx::{
+    self, GraphReport, ModelDirectory, OnnxModel, OnnxSequence, Options, TensorReport,
+};
+use dandyroll_generator::{Lexicon, Limits, LogitSource, Row, SourceError, score};
+use dandyroll_scheme::{Nats, Profile, TokenId};
 use dandyroll_vocab::Vocabulary;
 use serde_json::json;
 
 use crate::failure::{Failure, Outcome};
+use crate::profile::Named;
+use crate::terminal::Progress;
 
-/// What a profile is bound to.
-pub(crate) struct Digests {
-    pub(crate) tokenizer: Sha256Digest,
-    pub(crate) model: Sha256Digest,
+/// A model directory, opened once: its files, and its vocabulary as it was hashed.
+pub(crate) struct Directory {
+    pub(crate) files: ModelDirectory,
+    pub(crate) vocabulary: Arc<Vocabulary>,
 }
 
-/// Hashes a model directory without loading the model.
-pub(crate) fn digests(directory: &Path) -> Result<Digests, Failure> {
-    let directory = ModelDirectory::open(directory)?;
-    Ok(Digests { tokenizer: directory.tokenizer_sha256()?, model: directory.model_sha256()? })
-}
+impl Directory {
+    pub(crate) fn open(path: &Path) -> Result<Self, Failure> {
+        let files = ModelDirectory::open(path)?;
+        let vocabulary = Arc::new(Vocabulary::open(files.tokenizer())?);
+        Ok(Self { files, vocabulary })
+    }
 
-/// The vocabulary of a model directory.
-pub(crate) fn vocabulary(directory: &Path) -> Result<Vocabulary, Failure> {
-    Ok(Vocabulary::open(ModelDirectory::open(directory)?.tokenizer())?)
-}
+    /// Binds a profile to what is here. The model is hashed only if τ makes it part of the profile.
+    pub(crate) fn bind(&self, named: &Named) -> Result<Profile, Failure> {
+        let model = match named.threshold() {
+            Some(_) => Some(self.files.model_sha256()?),
+            None => None,
+        };
+        Ok(named.bind(self.vocabulary.digest(), model)?)
+    }
 
-/// Threads asked for, or all cores.
-pub(crate) fn threads(asked: Option<NonZeroUsize>) -> NonZeroUsize {
-    asked.or_else(|| std::thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN)
-}
+    /// What decoding knows of the tokens.
+    pub(crate) fn lexicon(&self) -> Lexicon {
+        Lexicon::new(Arc::clone(&self.vocabulary), self.files.bos(), self.files.eos())
+    }
 
-/// Loads a model and checks that its vocabulary fits it.
-pub(crate) fn load(
-    directory: &Path,
-    vocabulary: &Vocabulary,
-    library: Option<&Path>,
-    asked: Option<NonZeroUsize>,
-) -> Result<OnnxModel, Failure> {
-    let options = Options { runtime: library.map(Path::to_owned), threads: threads(asked), ..Options::new() };
-    let model = OnnxModel::load(directory, &options)?;
-    model.check_vocabulary(vocabulary.size())?;
-    Ok(model)
+    /// Loads the model, on all cores if no number of threads is asked for.
+    pub(crate) fn load(
+        self,
+        library: Option<&Path>,
+        asked: Option<NonZeroUsize>,
+    ) -> Result<OnnxModel, Failure> {
+        let all = || std::thread::available_parallelism().ok();
+        let threads = asked.or_else(all).unwrap_or(NonZeroUsize::MIN);
+        let options = Options { runtime: library.map(Path::to_owned), threads, ..Options::new() };
+        let model = OnnxModel::from_directory(self.files, &options)?;
+        model.check_vocabulary(self.vocabulary.size())?;
+        Ok(model)
+    }
 }
 
 /// Tokens that the model reads for entropies at most: minutes to an hour, by the model's size.
@@ -79,8 +91,54 @@ impl Scorer {
         };
         let from = all.len();
         all.extend_from_slice(ids);
-        let scored = score(&mut self.0, &all, from)?;
+        let mut watched =
+            Watched { progress: Progress::new("reading with the model", all.len()), model: &mut self.0 };
+        let scored = score(&mut watched, &all, from)?;
         Ok(scored.into_iter().map(|scored| scored.map(|scored| scored.entropy)).collect())
+    }
+}
+
+/// The model with a line of progress for long texts.
+struct Watched<'a> {
+    model: &'a mut OnnxModel,
+    progress: Progress,
+}
+
+impl LogitSource for Watched<'_> {
+    type Sequence = OnnxSequence;
+
+    fn limits(&self) -> Limits {
+        self.model.limits()
+    }
+
+    fn begin(&mut self) -> Result<OnnxSequence, SourceError> {
+        self.model.begin()
+    }
+
+    fn prefill(
+        &mut self,
+        sequence: &mut OnnxSequence,
+        ids: &[TokenId],
+        logits: &mut Vec<f32>,
+    ) -> Result<(), SourceError> {
+        self.model.prefill(sequence, ids, logits)
+    }
+
+    fn step(&mut self, rows: &mut [Row<'_, OnnxSequence>]) -> Result<(), SourceError> {
+        self.model.step(rows)
+    }
+
+    fn each_position(
+        &mut self,
+        sequence: &mut OnnxSequence,
+        ids: &[TokenId],
+        visit: &mut dyn FnMut(usize, &[f32]),
+    ) -> Result<(), SourceError> {
+        let Self { model, progress } = self;
+        model.each_position(sequence, ids, &mut |i, logits| {
+            progress.step();
+            visit(i, logits);
+        })
     }
 }
 
@@ -112,7 +170,7 @@ pub(crate) fn inspect(
 ) -> Result<Outcome, Failure> {
     let options = Options { runtime: library.map(Path::to_owned), ..Options::new() };
     let report = onnx::inspect(directory, &options)?;
-    let vocabulary = vocabulary(directory)?;
+    let vocabulary = Directory::open(directory)?.vocabulary;
     let eos: Vec<u32> = report.eos.iter().map(|id| id.0).collect();
     if as_json {
         let tensor = |t: &TensorReport| json!({"name": t.name, "element": t.element, "shape": t.shape});

@@ -7,8 +7,10 @@ use dandyroll_scheme::{
 };
 use serde::Deserialize;
 
+use crate::input::read_bounded;
+
 /// A profile has about 400 bytes; more is something else given by mistake.
-const MAX_BYTES: u64 = 64 * 1024;
+const MAX_BYTES: usize = 64 * 1024;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ProfileError {
@@ -66,16 +68,15 @@ impl Named {
             return Ok(Self::BuiltIn(name.to_owned(), recipe));
         }
         let path = Path::new(name);
-        match std::fs::metadata(path) {
-            Ok(found) if found.len() > MAX_BYTES => Err(ProfileError::TooLarge { path: path.into() }),
-            Ok(_) => {
-                let text =
-                    std::fs::read(path).map_err(|source| ProfileError::Io { path: path.into(), source })?;
-                parse(path, &text).map(Self::Bound)
+        let file = match std::fs::File::open(path) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                return Err(ProfileError::Unknown(name.to_owned()));
             }
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Err(ProfileError::Unknown(name.to_owned())),
-            Err(source) => Err(ProfileError::Io { path: path.into(), source }),
-        }
+            opened => opened.and_then(|file| read_bounded(file, MAX_BYTES)),
+        };
+        let text = file.map_err(|source| ProfileError::Io { path: path.into(), source })?;
+        let text = text.ok_or_else(|| ProfileError::TooLarge { path: path.into() })?;
+        parse(path, &text).map(Self::Bound)
     }
 
     /// τ; the model is needed to see which positions it lets through.

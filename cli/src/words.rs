@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use crate::args::WordsArgs;
 use crate::failure::{Failure, Outcome};
 use crate::profile::Named;
+use crate::terminal::say;
 use crate::{keyfile, model};
 
 #[derive(Serialize)]
@@ -28,10 +29,7 @@ pub(crate) fn show_profile(
 ) -> Result<Outcome, Failure> {
     let named = Named::find(name)?;
     let profile = match (&named, model, tokenizer) {
-        (_, Some(directory), _) => {
-            let digests = model::digests(directory)?;
-            named.bind(digests.tokenizer, Some(digests.model))?
-        }
+        (_, Some(directory), _) => model::Directory::open(directory)?.bind(&named)?,
         (_, None, Some(path)) => named.bind(digest_of(path)?, None)?,
         (Named::Bound(profile), None, None) => *profile,
         (Named::BuiltIn(..), None, None) => {
@@ -42,7 +40,7 @@ pub(crate) fn show_profile(
     };
     writeln!(out, "{}", profile.canonical_json())?;
     // The id on standard error, so that standard output is the profile file itself.
-    anstream::eprintln!("{}", profile.id());
+    say(profile.id());
     Ok(Outcome::Done)
 }
 

@@ -36,21 +36,20 @@ fn odd_texts_get_a_verdict() {
         let ran = detect(&bench, &key, input.as_bytes(), &["--json"]);
         assert_eq!(ran.code, 0, "{}", ran.err);
         let value = ran.json();
-        // Under a random key a text that is long enough is inconclusive one time in 10³, detected one in 10⁵.
-        let inconclusive = verdict == "not_detected" && value["verdict"] == "inconclusive";
-        assert!(inconclusive || value["verdict"] == verdict, "{value}");
+        assert_eq!(value["verdict"], verdict, "{value}");
     }
 }
 
+#[cfg(target_os = "linux")]
 #[test]
 fn fifty_megabytes_of_one_character_stay_within_bounds() {
     let bench = Bench::new();
     let key = bench.key("a.key");
     let path = bench.file("big.txt", vec![b'a'; 50_000_000]);
     let tokenizer = tokenizer();
-    // 4 GiB of address space; the process needs about a third of it.
+    // 3 GiB of address space; the tokenizer's table for one unbroken word takes about 2.
     let ran = Command::new("sh")
-        .args(["-c", "ulimit -v 4194304 && exec \"$@\"", "sh", env!("CARGO_BIN_EXE_dandyroll")])
+        .args(["-c", "ulimit -v 3145728 && exec \"$@\"", "sh", env!("CARGO_BIN_EXE_dandyroll")])
         .args([
             "detect",
             "--json",
@@ -95,12 +94,12 @@ fn bad_input_is_named_and_the_rest_is_done() {
     }
 }
 
+#[cfg(unix)]
 #[test]
 fn wrong_arguments_are_named() {
     let bench = Bench::new();
     let key = bench.key("a.key");
     let loose = bench.key("loose.key");
-    #[cfg(unix)]
     std::fs::set_permissions(&loose, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
     let model = fixture("model").to_str().unwrap().to_owned();
     let t = tokenizer();
@@ -125,12 +124,21 @@ fn wrong_arguments_are_named() {
             "given twice",
         ),
         (vec!["--profile", "prose-v1", "--key-file", &key], "--model"),
+        (vec!["--tokenizer", &t, "--profile", "/dev/zero", "--key-file", &key], "more than 65536 bytes"),
+        (vec!["--tokenizer", &t, "--profile", "prose-v1", "--key-file", &key, "-", "-"], "read once only"),
+        (
+            vec!["--model", &model, "--profile", "prose-v1", "--key-file", &key, "--prompt-file", "-", "-"],
+            "read once only",
+        ),
     ];
     for (arguments, expected) in cases {
         let ran = bench.run(&[&["detect"][..], &arguments].concat(), b"import os");
         assert_eq!(ran.code, 2, "{arguments:?}: {}", ran.out);
         assert!(ran.err.contains(expected), "{arguments:?}: {}", ran.err);
     }
+    let fresh = bench.path("fresh.key");
+    assert_eq!(bench.run(&["keygen", &fresh], b"").code, 0);
+    assert_eq!(detect(&bench, &fresh, b"import os", &[]).code, 0);
     let again = bench.run(&["keygen", &key], b"");
     assert!(again.code == 2 && again.err.contains("never overwritten"), "{}", again.err);
     for (arguments, expected) in [
@@ -159,6 +167,26 @@ fn a_missing_runtime_library_says_what_to_do() {
     assert!(err.contains("x.py setup") && err.contains("empty"), "{err}");
 }
 
+#[test]
+fn a_library_that_is_named_is_not_replaced() {
+    let bench = Bench::new();
+    let model = fixture("model").to_str().unwrap().to_owned();
+    let ran = bench.run(&["--onnxruntime", "/nowhere/lib.so", "model", "inspect", &model], b"");
+    assert!(ran.code == 2 && ran.err.contains("/nowhere/lib.so"), "{}", ran.err);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_standard_error_changes_nothing() {
+    let bench = Bench::new();
+    let key = bench.key("a.key");
+    let status = Command::new("sh")
+        .args(["-c", "exec \"$@\" 2>/dev/full", "sh", env!("CARGO_BIN_EXE_dandyroll"), "keygen", &key])
+        .status()
+        .unwrap();
+    assert_eq!(status.code(), Some(2));
+}
+
 #[cfg(unix)]
 #[test]
 fn a_closed_pipe_is_quiet() {
@@ -183,18 +211,8 @@ fn words_are_those_of_the_golden_vectors() {
     let vectors = std::fs::read_to_string(fixture("prf/v1.jsonl")).unwrap();
     let rows: Vec<Value> = vectors.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let key_row = rows.iter().find(|row| row["kind"] == "key" && row["name"] == "hashed").unwrap();
-    let key = bench.file(
-        "golden.key",
-        serde_json::json!({
-            "format": "dandyroll-key-1",
-            "key_id": key_row["key_id"],
-            "created": "2026-01-01T00:00:00Z",
-            "master": key_row["master"],
-        })
-        .to_string(),
-    );
-    #[cfg(unix)]
-    std::fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let key = bench.key_file("golden.key", &text(&key_row["master"]), &text(&key_row["key_id"]));
     let mut checked = 0;
     for row in rows.iter().filter(|row| row["kind"] == "words" && row["master"] == key_row["master"]) {
         let profile = match row["width"].as_u64() {

@@ -5,6 +5,7 @@
 mod common;
 
 use common::{Bench, fixture};
+use dandyroll_vocab::Vocabulary;
 use serde_json::Value;
 
 const PROMPT: &str = "def read_lines(path):\n    \"\"\"Return the lines of a file.\"\"\"\n";
@@ -155,6 +156,48 @@ fn the_same_seed_gives_the_same_text_and_ids_prompt_the_same_as_text() {
     );
     assert_eq!(stopped.code, 0, "{}", stopped.err);
     assert!(stopped.err.contains("not marked; ended by length; seed 1"), "{}", stopped.err);
+}
+
+#[test]
+fn the_text_goes_out_as_it_is() {
+    let bench = Bench::new();
+    let model = model();
+    let base = ["generate", "--unmarked", "--model", &model, "--prompt", PROMPT, "--max-new-tokens", "400"];
+    // A very flat distribution writes control characters too: about two in 400 tokens.
+    for seed in 0..20 {
+        let seed = seed.to_string();
+        let hot = [&base[..], &["--temperature", "100", "--seed", &seed]].concat();
+        let json = bench.run(&[&hot[..], &["--json"]].concat(), b"").json();
+        let text = json["text"].as_str().unwrap();
+        if text.contains(|c: char| c.is_control() && c != '\n') {
+            assert_eq!(bench.run(&hot, b"").out, text);
+            return;
+        }
+    }
+    panic!("no seed gave a control character")
+}
+
+#[test]
+fn prompts_come_in_by_one_door() {
+    let bench = Bench::new();
+    let key = bench.key("a.key");
+    let vocabulary = Vocabulary::open(fixture("model/tokenizer.json")).unwrap();
+    // What normalisation would change reaches the model as it is, at both ends.
+    let prompt = PROMPT.replace('\n', "\r\n");
+    let file = bench.file("p.txt", &prompt);
+    let ids = vocabulary.encode_prompt(&prompt).unwrap().iter().map(|id| id.0).collect::<Vec<_>>();
+    let ids = serde_json::to_string(&ids).unwrap();
+    let model = model();
+    let text = "    return [line.strip() for line in open(path)]\n";
+    let base = ["--profile", "code-v1", "--key-file", &key, "--mode", "entropy-weighted"];
+    let found = |more: &[&str]| detect(&bench, text, &[&base[..], more].concat());
+    assert_eq!(found(&["--prompt-file", &file]), found(&["--prompt-ids", &ids]));
+    assert_ne!(found(&["--prompt-file", &file]), found(&["--prompt-file", &bench.file("lf.txt", PROMPT)]));
+    let made = |more: &[&str]| {
+        let base = ["generate", "--unmarked", "--json", "--seed", "3", "--model", &model];
+        bench.run(&[&base[..], more].concat(), b"").json()
+    };
+    assert_eq!(made(&["--prompt-file", &file]), made(&["--prompt-ids", &ids]));
 }
 
 #[test]

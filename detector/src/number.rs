@@ -65,8 +65,9 @@ impl Log10P {
 impl fmt::Display for Log10P {
     /// p with two significant digits: `0.37`, `1.3e-42`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0 > -2.0 {
-            return write!(f, "{:.2}", self.probability());
+        if self.0 >= -1.0 {
+            // Rounded down, so that only 1 prints as 1.
+            return write!(f, "{:.2}", (self.probability() * 100.0).floor() / 100.0);
         }
         let exponent = self.0.floor();
         let mantissa = 10_f64.powf(self.0 - exponent);

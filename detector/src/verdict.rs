@@ -11,7 +11,8 @@ pub enum Verdict {
     Detected,
     /// The adjusted p is above α and at most the inconclusive bound: ask for more text.
     Inconclusive,
-    /// The text was long enough and the adjusted p is above both bounds.
+    /// The adjusted p is above both bounds. A short text may carry a mark all the same: see
+    /// [`crate::Evidence::sensitivity`].
     NotDetected,
     /// Too few pairs: under the floor, or not even all of them green could have reached α.
     TooShort,
@@ -49,6 +50,9 @@ pub struct Policy {
 }
 
 impl Policy {
+    /// More than one false detection in twenty texts is no test.
+    pub const LARGEST_ALPHA: f64 = 0.05;
+
     /// α = 10⁻⁵, inconclusive to 10⁻³, at least 16 pairs, Bonferroni.
     ///
     /// 10⁻⁵: a dump of a million texts then yields ten false detections, not a thousand. 16: p is exact for
@@ -76,6 +80,9 @@ impl Policy {
             min_scored,
             correction,
         };
+        if alpha > Self::LARGEST_ALPHA {
+            return Err(OutOfRange { name: "alpha", value: alpha, allowed: "above 0, up to 0.05" });
+        }
         if policy.inconclusive < policy.alpha {
             return Err(OutOfRange { name: "inconclusive", value: inconclusive, allowed: "alpha or more" });
         }
@@ -106,10 +113,12 @@ impl Policy {
     }
 
     fn verdict(&self, evidence: &Evidence, hypotheses: u32, adjusted: Log10P) -> Verdict {
-        if evidence.counts.scored() < self.min_scored || evidence.all_green.times(hypotheses) > self.alpha {
+        if evidence.counts.scored() < self.min_scored {
             Verdict::TooShort
         } else if adjusted <= self.alpha {
             Verdict::Detected
+        } else if evidence.all_green.times(hypotheses) > self.alpha {
+            Verdict::TooShort
         } else if adjusted <= self.inconclusive {
             Verdict::Inconclusive
         } else {

@@ -246,6 +246,7 @@ pub(crate) fn run(arguments: &NullArgs) -> Result<(), Failure> {
             results.push(measured);
         }
     }
+    let above = results.iter().flat_map(|result: &Measured| &result.rates).any(|rate| !rate.within);
     corpus::write(
         &arguments.out,
         &Report {
@@ -258,5 +259,9 @@ pub(crate) fn run(arguments: &NullArgs) -> Result<(), Failure> {
             confidence: CONFIDENCE,
             results,
         },
-    )
+    )?;
+    if above {
+        return Err(Failure("a false-positive rate lies above its nominal value: see the table".into()));
+    }
+    Ok(())
 }

@@ -4,6 +4,10 @@ use dandyroll_scheme::{Nats, TokenId};
 
 use crate::{LogitSource, NoDistribution, Prediction, SourceError};
 
+/// The most tokens that are read in one go. A model's context may be far longer, and its cache gigabytes; what
+/// stands thousands of tokens before hardly moves an entropy.
+pub const WINDOW: usize = 4096;
+
 /// What the model predicted at one position of a text.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Scored {
@@ -38,9 +42,10 @@ pub enum ScoreError {
 /// `None` stands for a token with nothing before it, which no model predicts: only the very first of
 /// `ids`. Put the prompt, or the token that begins a text, before it and set `from` accordingly.
 ///
-/// Texts longer than the model's context C are read in windows of C tokens that begin C/2 apart (rounded
+/// Texts longer than C = min(the model's context, [`WINDOW`]) tokens are read in windows of C tokens that begin C/2 apart (rounded
 /// up), counted from the first of `ids`: each token after the first window is predicted from at least C/2
-/// tokens before it. Memory is bounded by the source's chunk, not by the text.
+/// tokens before it. So the cache holds C tokens at most, whatever the text; logits are held for a chunk of
+/// the source's, or for all of C where the model keeps no past.
 ///
 /// Entropies agree with those at generation ([`crate::StepRecord::entropy`]) up to what the engine makes
 /// of several positions at once; a text that was generated whole fits one window.
@@ -53,7 +58,7 @@ pub fn score<S: LogitSource>(
         return Err(ScoreError::From { from, tokens: ids.len() });
     }
     let mut scores = vec![None; ids.len() - from];
-    let context = source.limits().context.max(1);
+    let context = source.limits().context.clamp(1, WINDOW);
     // The last token is predicted, and predicts nothing that is asked for.
     let fed = ids.len().saturating_sub(1);
     let (mut start, mut done) = (0_usize, 0_usize);

@@ -16,15 +16,18 @@ impl StopScanner {
 
     /// Takes a piece and gives the text that is now certain.
     ///
-    /// The stop string that is complete first ends the text; if a piece completes several, the one that
-    /// begins first.
+    /// The stop string that is complete first ends the text, however it was cut into pieces; of several that
+    /// end at the same place, the longest.
     pub(crate) fn push(&mut self, piece: &str) -> String {
         if self.hit.is_some() {
             return String::new();
         }
         self.held.push_str(piece);
-        let found = self.stops.iter().enumerate().filter_map(|(i, stop)| Some((self.held.find(stop)?, i)));
-        if let Some((start, stop)) = found.min() {
+        let found = self.stops.iter().enumerate().filter_map(|(i, stop)| {
+            let start = self.held.find(stop)?;
+            Some((start + stop.len(), start, i))
+        });
+        if let Some((_, start, stop)) = found.min() {
             self.hit = Some(stop);
             self.held.truncate(start);
             return std::mem::take(&mut self.held);

@@ -122,11 +122,12 @@ fn without_a_library() {
     let garbage = tempfile::NamedTempFile::new().unwrap();
     fs::write(garbage.path(), "not a library").unwrap();
     let error = runtime::load(Some(garbage.path())).map(|_| ()).unwrap_err();
-    assert_eq!(error.attempts.len(), 4);
+    // A library asked for by name is not replaced by another.
+    assert_eq!(error.attempts.len(), 1);
     assert!(error.attempts[0].path.as_deref() == Some(garbage.path()));
     println!("{error}");
     // A failed search can be repeated.
-    assert!(runtime::load(None).is_err());
+    println!("{}", runtime::load(None).map(|_| ()).unwrap_err());
 }
 
 #[test]

@@ -69,8 +69,8 @@ pub struct ListFamily {
 fn label(fields: &[&[u8]]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for field in fields {
-        // Every field here is a short constant or a digest; an overlong one would be a bug of this crate.
-        let length = u16::try_from(field.len()).unwrap_or(u16::MAX);
+        #[expect(clippy::expect_used, reason = "a label whose length does not fit would not be unique")]
+        let length = u16::try_from(field.len()).expect("every field is a short constant or a digest");
         bytes.extend_from_slice(&length.to_be_bytes());
         bytes.extend_from_slice(field);
     }
@@ -116,7 +116,14 @@ impl FromStr for KeyId {
     }
 }
 
-/// The 32 random bytes of one key version. Zeroised on drop; never printed, copied or serialised.
+/// The 32 random bytes of one key version: never printed, cloned or serialised, and zeroised on drop.
+///
+/// That holds for the bytes in this type. What HKDF and ChaCha8 keep on the stack while they run is theirs.
+///
+/// ```compile_fail
+/// let key = dandyroll_scheme::MasterKey::take(&mut [0; 32]);
+/// let copy = key.clone();
+/// ```
 #[derive(ZeroizeOnDrop)]
 pub struct MasterKey([u8; 32]);
 
@@ -142,7 +149,6 @@ impl MasterKey {
 
     /// The sub-key of a list family.
     pub fn lists(&self, family: &ListFamily) -> ListKey {
-        let mut key = [0_u8; 32];
         let info = label(&[
             b"token-words",
             &family.function.number().to_be_bytes(),
@@ -150,13 +156,16 @@ impl MasterKey {
             &[family.width.byte()],
             family.seeding.name().as_bytes(),
         ]);
-        self.expand(&info, &mut key);
-        ListKey { key, width: family.width }
+        let mut lists = ListKey { key: [0; 32], width: family.width };
+        self.expand(&info, &mut lists.key);
+        lists
     }
 
     fn expand(&self, info: &[u8], okm: &mut [u8]) {
-        let expanded = Hkdf::<Sha256>::new(Some(SALT), &self.0).expand(info, okm);
-        debug_assert!(expanded.is_ok(), "HKDF-SHA256 gives up to 8160 bytes and at most 32 are asked for");
+        #[expect(clippy::expect_used, reason = "a key that was not derived must never be used")]
+        Hkdf::<Sha256>::new(Some(SALT), &self.0)
+            .expand(info, okm)
+            .expect("HKDF-SHA256 gives up to 8160 bytes and at most 32 are asked for");
     }
 }
 
@@ -170,6 +179,12 @@ impl fmt::Debug for MasterKey {
 ///
 /// A context is the `h` previous *generated* tokens, oldest first. Contexts of another length are refused
 /// by returning `None`: a text's first `h` tokens are neither biased nor scored.
+///
+/// ```compile_fail
+/// fn copy(lists: &dandyroll_scheme::ListKey) -> dandyroll_scheme::ListKey {
+///     lists.clone()
+/// }
+/// ```
 #[derive(ZeroizeOnDrop)]
 pub struct ListKey {
     key: [u8; 32],
@@ -248,7 +263,7 @@ impl ListKey {
     pub fn words(&self, windows: &[TokenId], words: &mut [u32]) {
         let stride = self.width.len() + 1;
         assert_eq!(windows.len(), words.len() * stride, "one word for each window of h + 1 tokens");
-        let root = lanes::key_words(&self.key);
+        let mut root = lanes::key_words(&self.key);
         for (windows, words) in windows.chunks(stride * lanes::LANES).zip(words.chunks_mut(lanes::LANES)) {
             let mut lane = [Lane { key: root, stream: 0, counter: 0 }; lanes::LANES];
             let mut place = [0_usize; lanes::LANES];
@@ -279,7 +294,9 @@ impl ListKey {
             for (i, word) in words.iter_mut().enumerate() {
                 *word = block[place[i]][i];
             }
+            lane.iter_mut().for_each(|lane| lane.key.zeroize());
         }
+        root.zeroize();
     }
 
     /// The keystream of one context, at its start.
@@ -343,8 +360,16 @@ mod tests {
     #[test]
     fn secrets_do_not_print() {
         let master = MasterKey::take(&mut [0xAB; 32]);
-        let shown = format!("{master:?} {:?}", key(2, 0xAB));
-        assert!(!shown.to_lowercase().contains("abab") && !shown.contains("171"), "{shown}");
+        let lists = key(2, 0xAB);
+        let shown = format!("{master:?} {lists:?} {master:#?} {lists:#?}").to_lowercase();
+        for byte in master.0.iter().chain(&lists.key) {
+            // As {:?} and {:#?} of the arrays would show them, and as hexadecimal pairs.
+            assert!(
+                !shown.contains(&format!("{byte}, ")) && !shown.contains(&format!(" {byte},\n")),
+                "{shown}"
+            );
+        }
+        assert!(!shown.contains(&format!("{:02x}{:02x}", lists.key[0], lists.key[1])), "{shown}");
         assert_eq!(master.id().as_str().parse::<KeyId>().unwrap(), master.id());
     }
 

@@ -47,8 +47,11 @@ pub struct Recipe {
 pub const BUILT_IN: [&str; 2] = ["prose-v1", "code-v1"];
 
 /// A recipe that cannot become a profile.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum BindError {
+    /// τ is an entropy, but none that a threshold can be.
+    #[error(transparent)]
+    Threshold(#[from] OutOfRange),
     /// The entropies that τ cuts belong to one model.
     #[error("a profile with an entropy threshold names a model: give the model's SHA-256")]
     ThresholdWithoutModel,
@@ -93,6 +96,9 @@ impl Recipe {
     /// Binds the recipe to what it is used with. The model is kept only when τ needs it, so that ungated
     /// profiles are the same for every model that shares a tokenizer.
     pub fn bind(self, tokenizer: Sha256Digest, model: Option<Sha256Digest>) -> Result<Profile, BindError> {
+        if let Some(threshold) = self.threshold {
+            Nats::threshold(threshold.get())?;
+        }
         let model = match (self.threshold, model) {
             (None, _) => None,
             (Some(_), Some(model)) => Some(model),
@@ -235,6 +241,8 @@ mod tests {
         let bind = |recipe: Recipe, model| recipe.bind(tokenizer, model);
         assert_eq!(bind(Recipe::prose_v1(), Some(model)), bind(Recipe::prose_v1(), None));
         assert_eq!(bind(Recipe::code_v1(), None), Err(BindError::ThresholdWithoutModel));
+        let odd = Recipe { threshold: Some(Nats::new(1e-7).unwrap()), ..Recipe::code_v1() };
+        assert!(matches!(bind(odd, Some(model)), Err(BindError::Threshold(_))));
         let other = bind(Recipe::code_v1(), Some(tokenizer)).unwrap();
         assert_ne!(bind(Recipe::code_v1(), Some(model)).unwrap().id(), other.id());
     }

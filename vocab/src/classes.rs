@@ -24,15 +24,16 @@ pub(crate) enum Invisible {
 
 /// Why `c` is removed, or `None` if it stays.
 ///
-/// These are the assigned characters with the Unicode property `Default_Ignorable_Code_Point`, and the
-/// block of tags, except the Hangul fillers and two Khmer vowels, which are letters.
+/// These are the characters with the Unicode property `Default_Ignorable_Code_Point`, unassigned ones and the
+/// block of tags included, except the Hangul fillers and two Khmer vowels, which are letters.
 pub(crate) fn invisible(c: char) -> Option<Invisible> {
     match c {
         '\u{FEFF}' => Some(Invisible::Bom),
         '\u{034F}'
         | '\u{180E}'
         | '\u{200B}'..='\u{200D}'
-        | '\u{2060}'..='\u{2064}'
+        | '\u{2060}'..='\u{2065}'
+        | '\u{FFF0}'..='\u{FFF8}'
         | '\u{1BCA0}'..='\u{1BCA3}'
         | '\u{1D173}'..='\u{1D17A}' => Some(Invisible::ZeroWidth),
         '\u{180B}'..='\u{180D}' | '\u{180F}' | '\u{FE00}'..='\u{FE0F}' | '\u{E0100}'..='\u{E01EF}' => {
@@ -42,7 +43,7 @@ pub(crate) fn invisible(c: char) -> Option<Invisible> {
         '\u{061C}' | '\u{200E}' | '\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{206F}' => {
             Some(Invisible::Directional)
         }
-        '\u{E0000}'..='\u{E007F}' => Some(Invisible::Tag),
+        '\u{E0000}'..='\u{E0FFF}' => Some(Invisible::Tag),
         _ => None,
     }
 }

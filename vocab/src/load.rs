@@ -18,6 +18,8 @@ pub(crate) fn load(bytes: &[u8], digest: Sha256Digest) -> Result<Vocabulary, Loa
         message: without_place(&error),
     })?;
     check_model(&file)?;
+    // Before the library makes it its own.
+    let processor = file.get("post_processor").cloned().unwrap_or(Value::Null);
     tokenizers::canonicalize_value(&mut file).map_err(|error| LoadProblem::Library(error.to_string()))?;
 
     let model = object(&file, "model")?;
@@ -51,7 +53,37 @@ pub(crate) fn load(bytes: &[u8], digest: Sha256Digest) -> Result<Vocabulary, Loa
     let mut ids: HashMap<String, TokenId> =
         tokens.iter().map(|(token, id)| ((*token).to_owned(), TokenId(*id))).collect();
     ids.extend(added.iter().map(|(id, token)| (token.form.clone(), *id)));
-    Ok(Vocabulary { digest, tokenizer, spelling, surfaces, added, ids, faithful })
+    let before = before_text(&processor, &ids)?;
+    Ok(Vocabulary { digest, tokenizer, spelling, surfaces, added, ids, faithful, before })
+}
+
+/// The special tokens that the post-processor puts before a single text: `<s>` for Llama, nothing for GPT-2.
+/// What it would put behind is left out, since a prompt goes on.
+fn before_text(processor: &Value, ids: &HashMap<String, TokenId>) -> Result<Vec<TokenId>, LoadProblem> {
+    let wrong = |what: &str| LoadProblem::NotATokenizer(format!("its post_processor {what}"));
+    let named = |name: &Value| {
+        let name = name.as_str().unwrap_or_default();
+        ids.get(name).copied().ok_or_else(|| wrong(&format!("names a token {name:?} that is not there")))
+    };
+    match processor.get("type").and_then(Value::as_str) {
+        // `cls` is [token, id].
+        Some("RobertaProcessing" | "BertProcessing") => Ok(vec![named(&processor["cls"][0])?]),
+        Some("Sequence") => {
+            let parts = processor.get("processors").and_then(Value::as_array);
+            let parts = parts.ok_or_else(|| wrong("is a sequence of nothing"))?;
+            parts
+                .iter()
+                .map(|part| before_text(part, ids))
+                .collect::<Result<Vec<_>, _>>()
+                .map(|all| all.concat())
+        }
+        Some("TemplateProcessing") => {
+            let single = processor.get("single").and_then(Value::as_array);
+            let names = single.ok_or_else(|| wrong("has no template for a single text"))?.iter();
+            names.map_while(|piece| piece.get("SpecialToken")).map(|token| named(&token["id"])).collect()
+        }
+        _ => Ok(Vec::new()),
+    }
 }
 
 /// The message of a JSON error without " at line 1 column 2", which is told apart.

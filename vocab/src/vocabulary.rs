@@ -53,6 +53,8 @@ pub struct Vocabulary {
     /// Whether tokens spell a text iff they are as long: nothing changes the text, nothing takes white
     /// space along.
     pub(crate) faithful: bool,
+    /// Special tokens before a single text.
+    pub(crate) before: Vec<TokenId>,
 }
 
 impl std::fmt::Debug for Vocabulary {
@@ -153,6 +155,20 @@ impl Vocabulary {
     /// The ids of `text` alone, with the same check that they spell it.
     pub fn encode_ids(&self, text: &str) -> Result<Vec<TokenId>, VocabError> {
         self.encode(text).map(Encoding::into_ids)
+    }
+
+    /// The ids of a prompt, as the model was trained to read it: the text as it is, with the special tokens
+    /// before it that the file's template asks for (`<s>` for Llama; most byte-level vocabularies have none)
+    /// unless it begins with them already. An empty prompt has none.
+    ///
+    /// The one door for prompts, so that generation and detection show the model the same. Prompts are not
+    /// scored, so nothing is normalised away from what the caller wants the model to read.
+    pub fn encode_prompt(&self, text: &str) -> Result<Vec<TokenId>, VocabError> {
+        let mut ids = self.ids_of(text)?;
+        if !ids.is_empty() && !ids.starts_with(&self.before) {
+            ids.splice(0..0, self.before.iter().copied());
+        }
+        Ok(ids)
     }
 
     fn ids_of(&self, text: &str) -> Result<Vec<TokenId>, VocabError> {

@@ -358,3 +358,38 @@ proptest! {
         prop_assert_eq!(FIXTURE.ids_from_json(&json).unwrap(), ids(&numbers));
     }
 }
+
+#[test]
+fn a_prompt_gets_what_the_template_puts_before_it() {
+    let with = |processor: Value| {
+        let mut file: Value = serde_json::from_slice(&std::fs::read(fixture()).unwrap()).unwrap();
+        file["post_processor"] = processor;
+        Vocabulary::from_bytes(file.to_string().as_bytes(), "test")
+    };
+    let template = |name: &str| {
+        json!({
+            "type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": name, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+            "special_tokens": {name: {"id": name, "ids": [1], "tokens": [name]}},
+        })
+    };
+    let plain = &*FIXTURE;
+    let ids = plain.encode_ids("import os\n").unwrap();
+    assert_eq!(plain.encode_prompt("import os\n").unwrap(), ids);
+    // What the model is to read is not normalised.
+    assert_eq!(plain.decode(&plain.encode_prompt("e\u{301}\r\n").unwrap()).unwrap(), "e\u{301}\r\n");
+
+    let opened = with(template("<|im_start|>")).unwrap();
+    assert_eq!(opened.encode_prompt("import os\n").unwrap(), [&[TokenId(1)], &ids[..]].concat());
+    assert_eq!(opened.encode_ids("import os\n").unwrap(), ids);
+    assert_eq!(opened.encode_prompt("<|im_start|>import os\n").unwrap()[..2], [TokenId(1), ids[0]]);
+    assert!(opened.encode_prompt("").unwrap().is_empty());
+    let sequence = json!({"type": "Sequence", "processors": [
+        {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false},
+        template("<|im_start|>"),
+    ]});
+    assert_eq!(with(sequence).unwrap().encode_prompt("import os\n").unwrap()[0], TokenId(1));
+    let error = with(template("<s>")).map(|_| ()).unwrap_err().to_string();
+    assert!(error.contains("post_processor") || error.contains("<s>"), "{error}");
+}

@@ -1,10 +1,14 @@
 //! Runs the real binary against the fixture model.
 
+#![allow(dead_code, reason = "each test file uses its part")]
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a command that cannot be started must fail the test")]
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+
+use dandyroll_scheme::{MasterKey, Sha256Digest};
+use sha2::{Digest, Sha256};
 
 /// A folder of the test's own.
 pub(crate) struct Bench {
@@ -50,10 +54,20 @@ impl Bench {
         self.path(name)
     }
 
-    /// A fresh key.
+    /// A key file of a fixed master, made from the file's name: every run judges alike.
     pub(crate) fn key(&self, name: &str) -> String {
-        let path = self.path(name);
-        assert_eq!(self.run(&["keygen", &path], b"").code, 0);
+        let mut master: [u8; 32] = Sha256::digest(format!("dandyroll command line tests: {name}")).into();
+        self.key_file(name, &Sha256Digest(master).to_string(), MasterKey::take(&mut master).id().as_str())
+    }
+
+    /// A key file of a master in hexadecimal digits.
+    pub(crate) fn key_file(&self, name: &str, master: &str, id: &str) -> String {
+        let value = serde_json::json!({
+            "format": "dandyroll-key-1", "key_id": id, "created": "2026-01-01T00:00:00Z", "master": master,
+        });
+        let path = self.file(name, value.to_string());
+        #[cfg(unix)]
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
         path
     }
 

@@ -31,19 +31,9 @@ pub struct Config {
     pub eos: Vec<TokenId>,
 }
 
-/// What `generation_config.json` proposes. Nothing here is applied unless the caller does.
+/// What `generation_config.json` says of tokens. Its sampling settings are not read: sampling is the caller's to choose.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct GenerationDefaults {
-    /// `do_sample`; Hugging Face takes it as false where it is missing.
-    pub do_sample: Option<bool>,
-    /// `temperature`, unchecked: see [`crate::Temperature`].
-    pub temperature: Option<f64>,
-    /// `top_k`; 0 there means no filter and is read as `None`.
-    pub top_k: Option<u32>,
-    /// `top_p`, unchecked.
-    pub top_p: Option<f64>,
-    /// `repetition_penalty`, unchecked.
-    pub repetition_penalty: Option<f64>,
+pub struct GenerationTokens {
     /// `bos_token_id`.
     pub bos: Option<TokenId>,
     /// `eos_token_id`, one or several.
@@ -96,10 +86,6 @@ impl<'a> Fields<'a> {
         })
     }
 
-    fn number(&self, name: &'static str) -> Result<Option<f64>, LoadError> {
-        self.read(&[name], "a number", Value::as_f64)
-    }
-
     fn bos(&self) -> Result<Option<TokenId>, LoadError> {
         self.read(&["bos_token_id"], "a token number", token)
     }
@@ -148,21 +134,11 @@ impl Config {
     }
 }
 
-impl GenerationDefaults {
+impl GenerationTokens {
     /// Reads the text of a `generation_config.json`; `file` is named in errors.
     pub fn parse(text: &str, file: &Path) -> Result<Self, LoadError> {
         let fields = Fields::parse(text, file)?;
-        let top_k = fields
-            .read(&["top_k"], "a whole number", |value| value.as_u64().and_then(|n| u32::try_from(n).ok()))?;
-        Ok(Self {
-            do_sample: fields.read(&["do_sample"], "true or false", Value::as_bool)?,
-            temperature: fields.number("temperature")?,
-            top_k: top_k.filter(|k| *k > 0),
-            top_p: fields.number("top_p")?,
-            repetition_penalty: fields.number("repetition_penalty")?,
-            bos: fields.bos()?,
-            eos: fields.eos()?,
-        })
+        Ok(Self { bos: fields.bos()?, eos: fields.eos()? })
     }
 }
 
@@ -221,10 +197,9 @@ mod tests {
     }
 
     #[test]
-    fn generation_defaults() {
-        let text = r#"{"do_sample":true,"temperature":0.7,"top_k":0,"top_p":0.8,"eos_token_id":[3,4]}"#;
-        let defaults = GenerationDefaults::parse(text, Path::new("generation_config.json")).unwrap();
-        assert_eq!((defaults.temperature, defaults.top_k, defaults.top_p), (Some(0.7), None, Some(0.8)));
+    fn only_tokens_are_read_of_generation_settings() {
+        let text = r#"{"do_sample":true,"temperature":0.7,"top_k":-1,"top_p":null,"eos_token_id":[3,4]}"#;
+        let defaults = GenerationTokens::parse(text, Path::new("generation_config.json")).unwrap();
         assert_eq!(defaults.eos, [TokenId(3), TokenId(4)]);
     }
 
@@ -279,7 +254,7 @@ mod tests {
                 if let Ok(config) = Config::parse(&text, file) {
                     prop_assert_ne!(config.context, 0);
                 }
-                let _ = GenerationDefaults::parse(&text, file);
+                let _ = GenerationTokens::parse(&text, file);
                 let _ = chat_template(&text, file);
             }
         }

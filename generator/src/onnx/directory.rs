@@ -7,13 +7,16 @@ use std::path::{Component, Path, PathBuf};
 use dandyroll_scheme::{Sha256Digest, TokenId};
 use sha2::{Digest, Sha256};
 
-use super::config::{Config, GenerationDefaults, chat_template};
+use super::config::{Config, GenerationTokens, chat_template};
 use super::{LoadError, proto};
 
 /// Graph names in the order they are looked for, in the folder itself and then in `onnx/`.
 const WHOLE: [&str; 2] = ["model.onnx", "decoder_model_merged.onnx"];
 const FIRST: &str = "decoder_model.onnx";
 const NEXT: &str = "decoder_with_past_model.onnx";
+
+/// Settings have kilobytes; more than 16 MiB is something else.
+const MAX_SETTINGS: u64 = 16 << 20;
 
 /// The graphs of a decoder.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,7 +71,7 @@ pub struct ModelDirectory {
     data: Vec<PathBuf>,
     producer: String,
     config: Config,
-    generation: GenerationDefaults,
+    generation: GenerationTokens,
     chat_template: Option<String>,
 }
 
@@ -83,7 +86,7 @@ impl ModelDirectory {
         let config = required(&config_file).and_then(|text| Config::parse(&text, &config_file))?;
         let generation_file = path.join("generation_config.json");
         let generation = optional(&generation_file)?
-            .map(|text| GenerationDefaults::parse(&text, &generation_file))
+            .map(|text| GenerationTokens::parse(&text, &generation_file))
             .transpose()?
             .unwrap_or_default();
         if !path.join("tokenizer.json").is_file() {
@@ -138,7 +141,7 @@ impl ModelDirectory {
     }
 
     /// `generation_config.json`; all fields empty if there is none.
-    pub fn generation(&self) -> &GenerationDefaults {
+    pub fn generation(&self) -> &GenerationTokens {
         &self.generation
     }
 
@@ -195,10 +198,17 @@ fn required(file: &Path) -> Result<String, LoadError> {
 }
 
 fn optional(file: &Path) -> Result<Option<String>, LoadError> {
-    match fs::read_to_string(file) {
-        Ok(text) => Ok(Some(text)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(reason) => Err(LoadError::Unreadable { file: file.to_owned(), reason }),
+    let unreadable = |reason| LoadError::Unreadable { file: file.to_owned(), reason };
+    let opened = match File::open(file) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened.map_err(unreadable)?,
+    };
+    let mut text = String::new();
+    let length = opened.take(MAX_SETTINGS + 1).read_to_string(&mut text).map_err(unreadable)?;
+    if u64::try_from(length).is_ok_and(|length| length <= MAX_SETTINGS) {
+        Ok(Some(text))
+    } else {
+        Err(unreadable(io::Error::other(format!("it has more than {MAX_SETTINGS} bytes"))))
     }
 }
 

@@ -9,7 +9,7 @@ mod proto;
 pub mod runtime;
 mod signature;
 
-pub use config::{Config, GenerationDefaults};
+pub use config::{Config, GenerationTokens};
 pub use directory::{GraphFiles, ModelDirectory};
 pub use error::LoadError;
 pub use inspect::{FileReport, GraphReport, Report, TensorReport, inspect};

@@ -86,7 +86,8 @@ static LOADED: Mutex<Option<Runtime>> = Mutex::new(None);
 
 /// Loads the library from the first place that has it.
 ///
-/// In this order: `configured`, the variable `ORT_DYLIB_PATH`, the set-up folder (`$XDG_CACHE_HOME`, or
+/// `configured` alone, if it is given: a library that was asked for by name is not replaced by another. Else
+/// in this order: the variable `ORT_DYLIB_PATH`, the set-up folder (`$XDG_CACHE_HOME`, or
 /// `~/.cache`, then `dandyroll/onnxruntime-1.31.1/`), the folder of the running executable. Once it is
 /// loaded, later calls get the same one, whatever they ask for: see [`Runtime::library`].
 pub fn load(configured: Option<&Path>) -> Result<Runtime, RuntimeError> {
@@ -110,7 +111,10 @@ pub fn load(configured: Option<&Path>) -> Result<Runtime, RuntimeError> {
 /// A place's path, or why it has none.
 type Place = Result<PathBuf, (Option<PathBuf>, String)>;
 
-fn places(configured: Option<&Path>) -> [(&'static str, Place); 4] {
+fn places(configured: Option<&Path>) -> Vec<(&'static str, Place)> {
+    if let Some(path) = configured {
+        return vec![("configured path", Ok(path.to_owned()))];
+    }
     let unset = |what: &str| (None, what.to_owned());
     let variable = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let cache = variable("XDG_CACHE_HOME").or_else(|| {
@@ -127,8 +131,7 @@ fn places(configured: Option<&Path>) -> [(&'static str, Place); 4] {
         .map_err(|error| (None, error.to_string()))
         .and_then(|exe| exe.parent().map(Path::to_owned).ok_or_else(|| unset("it has no folder")))
         .map(|folder| folder.join(LIBRARY));
-    [
-        ("configured path", configured.map(Path::to_owned).ok_or_else(|| unset("not given"))),
+    vec![
         ("ORT_DYLIB_PATH", variable("ORT_DYLIB_PATH").ok_or_else(|| unset("not set"))),
         ("set-up folder", set_up),
         ("folder of the executable", beside),
