@@ -22,8 +22,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
 const ONE_USER: &[(&str, &str)] = &[("ort", "generator"), ("tokenizers", "vocab"), ("hkdf", "scheme")];
 
 /// Files that never change once merged.
-const FROZEN: &[(&str, &str)] =
-    &[("fixtures/prf/v1.jsonl", "9be7c79cd122bf381dbcffc055dfc498190f997a559eeb3605d9a198021c2002")];
+const FROZEN: &[(&str, &str)] = &[
+    ("fixtures/prf/v1.jsonl", "9be7c79cd122bf381dbcffc055dfc498190f997a559eeb3605d9a198021c2002"),
+    ("fixtures/profile/v1.jsonl", "21b12e342557bb515842b39c19e848fd43b7469ee1d55e25048ae4996ab15de5"),
+];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()

@@ -2,7 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a malformed fixture must fail the test")]
 use dandyroll_scheme::{
-    ContextWidth, FunctionVersion, Gamma, ListFamily, ListKey, MasterKey, Seeding, Sha256Digest, TokenId,
+    ContextWidth, FunctionVersion, Gamma, ListFamily, ListKey, MasterKey, Recipe, Seeding, Sha256Digest,
+    TokenId,
 };
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
@@ -136,4 +137,28 @@ fn refusals() {
         assert_eq!(lists.word(&context, TokenId(0)), None, "{row}");
         assert_eq!(lists.each_word(&context, 10, |_, _| panic!("nothing to visit")), None, "{row}");
     }
+}
+
+#[test]
+fn profile_ids() {
+    let rows = include_str!("../../fixtures/profile/v1.jsonl").lines();
+    let mut count = 0;
+    for row in rows.map(|line| serde_json::from_str::<Value>(line).unwrap()) {
+        let fields = &row["profile"];
+        let number = |name: &str| fields[name].as_f64();
+        let digest = |name: &str| fields[name].as_str().map(|text| text.parse::<Sha256Digest>().unwrap());
+        let width = u8::try_from(fields["context_width"].as_u64().unwrap()).unwrap();
+        let recipe = Recipe::new(
+            number("gamma").unwrap(),
+            number("delta").unwrap(),
+            width,
+            number("entropy_threshold"),
+        );
+        let profile =
+            recipe.unwrap().bind(digest("tokenizer_sha256").unwrap(), digest("model_sha256")).unwrap();
+        assert_eq!(profile.canonical_json(), row["canonical"]);
+        assert_eq!(profile.id().as_str(), row["id"]);
+        count += 1;
+    }
+    assert_eq!(count, 7);
 }
