@@ -31,7 +31,7 @@ pub(crate) struct NullArgs {
     #[arg(long, default_value = "fixtures/model/tokenizer.json")]
     tokenizer: PathBuf,
     /// Keys for each text.
-    #[arg(long, default_value_t = 500)]
+    #[arg(long, default_value_t = 2000)]
     keys: u32,
     /// Longer documents are cut to so many tokens.
     #[arg(long, default_value_t = 500)]
