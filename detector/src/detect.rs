@@ -115,6 +115,8 @@ pub struct SpanReport {
     pub spans: Vec<Span>,
     /// T, the windows tried under all hypotheses.
     pub windows: u64,
+    /// The least p of all windows, uncorrected: no evidence by itself.
+    pub least: Log10P,
     /// min(1, 2 T p) of the window with the least p: adjusted for everything that was tried on the text.
     pub search: Log10P,
     verdict: Verdict,
@@ -177,16 +179,16 @@ impl Detector {
     ) -> Result<SpanReport, DetectError> {
         let mut search = Search::new(policy);
         let report = self.report(text, hypotheses, policy, Some(&mut search))?;
-        let (least, windows) = (search.adjusted(), search.tried());
-        let by_window = if least <= policy.alpha() {
+        let (adjusted, least, windows) = (search.adjusted(), search.least(), search.tried());
+        let by_window = if adjusted <= policy.alpha() {
             Verdict::Detected
-        } else if least <= policy.inconclusive() {
+        } else if adjusted <= policy.inconclusive() {
             Verdict::Inconclusive
         } else {
             Verdict::TooShort
         };
         let verdict = report.verdict().min(by_window);
-        Ok(SpanReport { verdict, spans: search.spans(text.prompt), windows, search: least, report })
+        Ok(SpanReport { verdict, spans: search.spans(text.prompt), windows, least, search: adjusted, report })
     }
 
     /// The whole-text tests, and the search if there is one.

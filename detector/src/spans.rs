@@ -255,6 +255,11 @@ impl<'a> Search<'a> {
         self.tried
     }
 
+    /// The least p of all windows, uncorrected.
+    pub(crate) fn least(&self) -> Log10P {
+        self.least
+    }
+
     /// The least p of all windows, adjusted for all of them and for the whole-text tests.
     pub(crate) fn adjusted(&self) -> Log10P {
         adjust(self.least, self.tried)
