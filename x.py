@@ -163,7 +163,7 @@ def evidence(arguments: list[str]) -> None:
     library = str(setup())
     python = venv("evidence-venv", ROOT / "evidence" / "requirements.txt")
     measure = ["cargo", "run", "--quiet", "--release", "--locked", "-p", "dandyroll-evidence", "--"]
-    for experiment in arguments or ["null", "sweet"]:
+    for experiment in arguments or ["null", "spans", "sweet"]:
         run(*measure, experiment, ORT_DYLIB_PATH=library)
     run(python, ROOT / "evidence" / "report.py")
 

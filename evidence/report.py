@@ -97,6 +97,52 @@ def null_section() -> str:
     )
 
 
+def spans_section() -> str:
+    report = json.loads((FOLDER / "spans.json").read_text(encoding="utf-8"))
+    rows = [
+        [null["corpus"], rate["what"], f"{rate['alpha']:.0e}", sci(rate["bound"]), f"{rate['positives']} / {null['pairs']}",
+         f"{sci(rate['low'])} – {sci(rate['high'])}",
+         "yes" if rate["holds"] else ("no (not meant to)" if rate["what"] == "uncorrected" else "**no**")]
+        for null in report["null"] for rate in null["rates"]
+    ]
+    power = [
+        [f"{p['alpha']:.0e}", f"{p['found']} / {p['texts']} = {p['rate']:.1%}", f"{p['low']:.1%} – {p['high']:.1%}",
+         f"{p['whole_text']:.1%}", f"{p['known_place']:.1%}", f"{p['sure']:.1%}",
+         " / ".join(str(error) for error in p["border_error"]), str(p["several"]), str(p["elsewhere"])]
+        for p in report["power"]
+    ]
+    figure, axes = plt.subplots(figsize=(7, 3.8))
+    for p in report["power"]:
+        errors = p["border_errors"]
+        axes.step(errors, [(i + 1) / len(errors) for i in range(len(errors))], where="post", label=f"α {p['alpha']:.0e}")
+    axes.axvline(40, color="black", linestyle="--", linewidth=0.8)
+    axes.set(xlabel="error of a border, tokens", ylabel="share of borders", ylim=(0, 1.02),
+             title="Borders of passages found")
+    axes.legend(fontsize=8)
+    save(figure, "spans")
+    documents = ", ".join(f"{null['documents']} of {null['corpus']}" for null in report["null"])
+    return "\n\n".join(
+        [
+            f"**Null hypothesis:** the document was made without the key. Documents of {report['document_tokens']} tokens "
+            f"({documents}), a key of its own for each pair, seed {report['seed']}. *search*: the span search has half of α; "
+            "*any*: anything said about the text, whole or span; *uncorrected*: the least p of the same windows as it is. "
+            f"Intervals: Clopper–Pearson, {report['confidence']:.0%}.",
+            table(["corpus", "what", "α", "bound", "alarms", "interval", "holds"], rows),
+            f"**Power:** {report['passages']} passages of {report['passage_tokens']} tokens (γ {report['gamma']}, δ "
+            f"{report['delta']:g}, h {report['context_width']}, temperature {report['temperature']:g}; "
+            f"{report['passage_draws']:.0f} draws, {report['green_rate']:.1%} ± {report['green_rate_sd']:.1%} green), each at "
+            f"several random places in {report['document_tokens']} human tokens. *known place*: one test of the passage "
+            "alone, what could be reached at most; *sure*: what the correction allows at least, from a window that any such "
+            "passage contains; *whole text*: one test of the document with all of α. Places of one passage are not "
+            "independent: the interval is for this pool of passages.",
+            table(["α", "found", "interval", "whole text", "known place", "sure", "border error, tokens: 25 / 50 / 75 / 90 %",
+                   "in pieces", "spans elsewhere"], power),
+            "![Errors of borders](evidence/spans.svg)",
+            f"Command: `{report['command']}`",
+        ]
+    )
+
+
 def parses(source: str) -> bool:
     try:
         ast.parse(source)
@@ -236,6 +282,10 @@ in `fixtures/`. This page is written by that command: edit `evidence/report.py`,
 ## False positives on human text
 
 {null_section()}
+
+## Marked passages in human documents
+
+{spans_section()}
 
 ## What gating by entropy costs and saves
 

@@ -150,6 +150,9 @@ pub(crate) struct DetectArgs {
     /// Too short if fewer (context, token) pairs can be scored, whatever alpha allows.
     #[arg(long, value_name = "N")]
     pub(crate) min_scored: Option<u32>,
+    /// Look for the passages that carry a mark, too; every p is then corrected for that search as well.
+    #[arg(long)]
+    pub(crate) spans: bool,
     /// The inputs are JSON arrays of token ids, not text.
     #[arg(long)]
     pub(crate) ids: bool,

@@ -56,6 +56,8 @@ impl Colour {
 pub(crate) struct Piece {
     pub(crate) text: String,
     pub(crate) colour: Colour,
+    /// Whether it lies in a passage found to carry a mark.
+    pub(crate) in_span: bool,
 }
 
 /// Writes the pieces to a terminal: coloured, or as `[+green]` and `[-red]` where there is no colour.
@@ -112,6 +114,7 @@ h1{font-size:1.5rem}h2{font-size:1.1rem;margin-top:2.5rem;overflow-wrap:anywhere
 dl{display:grid;grid-template-columns:max-content 1fr;gap:.15rem 1.2rem;margin:.5rem 0}dt{color:var(--m)}dd{margin:0;overflow-wrap:anywhere}\
 pre{font:14px/1.7 ui-monospace,monospace;white-space:pre-wrap;overflow-wrap:anywhere;border:1px solid var(--l);border-radius:6px;padding:1rem}\
 .green{background:var(--g)}.red{background:var(--r)}.repeat{color:var(--m);text-decoration:underline dotted}.unscored{color:var(--m)}\
+mark{color:inherit;background:none;border-block:3px double var(--f);padding-block:.2rem}\
 .green,.red{border-radius:3px;box-shadow:inset 0 0 0 1px var(--b)}\
 .legend span{font:14px ui-monospace,monospace;padding:.1rem .4rem;margin-right:.6rem}";
 
@@ -139,8 +142,16 @@ pub(crate) fn page(title: &str, sections: &[Section]) -> String {
         html.push_str("</dl>\n<pre>");
         // The first line feed after <pre> is dropped by HTML's rules: give it one to drop.
         html.push('\n');
+        let mut open = false;
         for piece in &section.pieces {
+            if piece.in_span != open {
+                html.push_str(if open { "</mark>" } else { "<mark>" });
+                open = piece.in_span;
+            }
             let _ = write!(html, "<span class=\"{}\">{}</span>", piece.colour.class(), escaped(&piece.text));
+        }
+        if open {
+            html.push_str("</mark>");
         }
         html.push_str("</pre></section>\n");
     }
@@ -156,7 +167,7 @@ mod tests {
     use super::*;
 
     fn pieces() -> Vec<Piece> {
-        let piece = |text: &str, colour| Piece { text: text.into(), colour };
+        let piece = |text: &str, colour| Piece { text: text.into(), colour, in_span: colour == Colour::Red };
         vec![
             piece("de", Colour::NotScored),
             piece("f <b>\n", Colour::Green),
@@ -190,6 +201,10 @@ mod tests {
         };
         let html = page("a < b", &[section]);
         assert!(html.contains("<span class=\"green\">f &lt;b&gt;\n</span>"), "{html}");
+        assert!(
+            html.contains("</span><mark><span class=\"red\">") && html.contains("</span></mark>"),
+            "{html}"
+        );
         assert!(html.contains("&lt;script&gt;") && !html.contains("<script"), "{html}");
         assert!(!html.contains('\u{1b}') && html.contains("<title>a &lt; b</title>"), "{html}");
     }

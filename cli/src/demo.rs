@@ -180,7 +180,7 @@ pub(crate) fn run(args: &DemoArgs, library: Option<&Path>, out: &mut dyn Write) 
                 let normal = normalise(text);
                 let encoding = stage.vocabulary.encode(normal.text())?;
                 let entropies = entropies(&mut stage, &ids, encoding.ids())?;
-                let pieces = colour_text(&normal, &encoding, entropies.as_deref(), &hypothesis)?;
+                let pieces = colour_text(&normal, &encoding, entropies.as_deref(), &hypothesis, &[])?;
                 sections.push(Section {
                     heading: format!("{} ({what})", prompt.id),
                     facts: facts(&finding, &key.id(), profile.gamma(), &Policy::STANDARD),

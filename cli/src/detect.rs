@@ -6,7 +6,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use dandyroll_detector::{
-    Colour as Found, Correction, Detector, Evidence, Finding, Hypothesis, Mode, Policy, Report, Text, Verdict,
+    Colour as Found, Correction, Detector, Evidence, Finding, Hypothesis, Mode, Policy, Report, Span, Text,
+    Verdict,
 };
 use dandyroll_scheme::{Gamma, KeyId, ListFamily, ListKey, Nats, TokenId};
 use dandyroll_vocab::{Encoding, Normalised, Vocabulary, normalise};
@@ -36,6 +37,7 @@ struct Plan {
     keys: Vec<Key>,
     modes: Vec<Mode>,
     policy: Policy,
+    spans: bool,
 }
 
 impl Plan {
@@ -77,7 +79,17 @@ impl Plan {
             }
             keys.push(Key { id, lists: master.lists(&family) });
         }
-        Ok(Self { vocabulary, scorer, prompt, profile, gamma: named.gamma(), keys, modes, policy })
+        Ok(Self {
+            vocabulary,
+            scorer,
+            prompt,
+            profile,
+            gamma: named.gamma(),
+            keys,
+            modes,
+            policy,
+            spans: args.spans,
+        })
     }
 
     /// Every key in every mode, keys first: hypothesis `i` is key `i / modes`, mode `i % modes`.
@@ -90,8 +102,8 @@ impl Plan {
             .collect()
     }
 
-    fn key(&self, finding: &Finding) -> Option<&Key> {
-        self.keys.get(finding.hypothesis / self.modes.len().max(1))
+    fn key(&self, hypothesis: usize) -> Option<&Key> {
+        self.keys.get(hypothesis / self.modes.len().max(1))
     }
 
     /// Tokenises and judges one input.
@@ -108,8 +120,17 @@ impl Plan {
             None => None,
         };
         let text = Text { ids: tokens.ids(), prompt: 0, entropies: entropies.as_deref() };
-        let report = Detector::new().detect(&text, &self.hypotheses(), &self.policy)?;
-        Ok(Judged { tokens, entropies, report })
+        let (mut detector, hypotheses) = (Detector::new(), self.hypotheses());
+        let (report, verdict, passages) = if self.spans {
+            let found = detector.detect_spans(&text, &hypotheses, &self.policy)?;
+            let verdict = found.verdict();
+            (found.report, verdict, Some(Passages { spans: found.spans, windows: found.windows }))
+        } else {
+            let report = detector.detect(&text, &hypotheses, &self.policy)?;
+            let verdict = report.verdict();
+            (report, verdict, None)
+        };
+        Ok(Judged { tokens, entropies, report, verdict, passages })
     }
 
     /// The input in pieces, coloured under the strongest hypothesis.
@@ -120,13 +141,17 @@ impl Plan {
             return Ok(Vec::new());
         };
         let entropies = judged.entropies.as_deref();
+        let spans = judged.passages.as_ref().map_or(&[][..], |passages| &passages.spans);
         match &judged.tokens {
-            Tokens::Text(text, encoding) => colour_text(text, encoding, entropies, hypothesis),
+            Tokens::Text(text, encoding) => colour_text(text, encoding, entropies, hypothesis, spans),
             Tokens::Ids(ids) => {
                 let mut decoder = dandyroll_vocab::StreamDecoder::new(&self.vocabulary);
                 colours(ids, entropies, hypothesis)?
+                    .zip(in_spans(spans, ids.len()))
                     .zip(ids)
-                    .map(|(colour, id)| Ok(Piece { text: decoder.push(&self.vocabulary, *id)?, colour }))
+                    .map(|((colour, in_span), id)| {
+                        Ok(Piece { text: decoder.push(&self.vocabulary, *id)?, colour, in_span })
+                    })
                     .collect()
             }
         }
@@ -154,8 +179,21 @@ pub(crate) fn colour_text(
     encoding: &Encoding,
     entropies: Option<&[Option<Nats>]>,
     hypothesis: &Hypothesis<'_>,
+    spans: &[Span],
 ) -> Result<Vec<Piece>, Failure> {
-    Ok(in_source(text, encoding.byte_ranges(), colours(encoding.ids(), entropies, hypothesis)?))
+    let colours = colours(encoding.ids(), entropies, hypothesis)?.zip(in_spans(spans, encoding.len()));
+    Ok(in_source(text, encoding.byte_ranges(), colours))
+}
+
+/// For each of `tokens` tokens whether it lies in a span.
+fn in_spans(spans: &[Span], tokens: usize) -> Vec<bool> {
+    let mut inside = vec![false; tokens];
+    for span in spans {
+        if let Some(part) = inside.get_mut(span.tokens.clone()) {
+            part.fill(true);
+        }
+    }
+    inside
 }
 
 /// Tokens as pieces of the caller's own text. What normalisation removed goes with the token before it; a
@@ -163,14 +201,14 @@ pub(crate) fn colour_text(
 fn in_source(
     text: &Normalised<'_>,
     ranges: impl Iterator<Item = Range<usize>>,
-    colours: impl Iterator<Item = Colour>,
+    colours: impl Iterator<Item = (Colour, bool)>,
 ) -> Vec<Piece> {
     let mut done = 0;
     let mut pieces = Vec::new();
-    for (range, colour) in ranges.zip(colours) {
+    for (range, (colour, in_span)) in ranges.zip(colours) {
         let end = text.source_range(range).end.max(done);
         if end > done {
-            pieces.push(Piece { text: text.source()[done..end].to_owned(), colour });
+            pieces.push(Piece { text: text.source()[done..end].to_owned(), colour, in_span });
             done = end;
         }
     }
@@ -197,6 +235,55 @@ struct Judged<'a> {
     tokens: Tokens<'a>,
     entropies: Option<Vec<Option<Nats>>>,
     report: Report,
+    verdict: Verdict,
+    passages: Option<Passages>,
+}
+
+/// What the search for passages found.
+struct Passages {
+    spans: Vec<Span>,
+    windows: u64,
+}
+
+/// Where a passage lies in the caller's own text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    start_char: usize,
+    end_char: usize,
+    start_line: usize,
+    end_line: usize,
+}
+
+/// The characters (from 0, end excluded) and lines (from 1, end included) of each span, which come in order
+/// of their starts.
+fn places(text: &Normalised<'_>, encoding: &Encoding, spans: &[Span]) -> Vec<Place> {
+    let bytes = |span: &Span| {
+        let of = |token: usize| encoding.byte_range(token);
+        let last = span.tokens.end.checked_sub(1).and_then(of);
+        of(span.tokens.start).map_or(0, |first| first.start)..last.map_or(0, |last| last.end)
+    };
+    let source = text.source().as_bytes();
+    let (mut counted, mut lines) = (0, 0);
+    spans
+        .iter()
+        .zip(text.source_chars_of(spans.iter().map(bytes)))
+        .map(|(span, chars)| {
+            let range = text.source_range(bytes(span));
+            let feeds = |from: usize, to: usize| {
+                source.get(from..to).unwrap_or_default().iter().filter(|byte| **byte == b'\n').count()
+            };
+            lines += feeds(counted, range.start);
+            counted = range.start;
+            // The line feed that ends a passage belongs to its line.
+            let within = feeds(range.start, range.end.saturating_sub(1));
+            Place {
+                start_char: chars.start,
+                end_char: chars.end,
+                start_line: lines + 1,
+                end_line: lines + within + 1,
+            }
+        })
+        .collect()
 }
 
 /// Without a model the lists are known all the same: τ and the model do not enter them.
@@ -259,6 +346,10 @@ struct Wire<'a> {
     tokens: usize,
     normalised: Option<String>,
     findings: Vec<WireFinding<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    windows: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    spans: Option<Vec<WireSpan<'a>>>,
 }
 
 #[derive(Serialize)]
@@ -276,6 +367,62 @@ struct WireFinding<'a> {
     log10_p: f64,
     hypotheses: u32,
     log10_p_adjusted: f64,
+}
+
+/// A passage. Characters and lines are missing where the input was token ids.
+#[derive(Serialize)]
+struct WireSpan<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    start_char: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    end_char: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    start_line: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    end_line: Option<usize>,
+    start_token: usize,
+    end_token: usize,
+    tokens: usize,
+    scored: u32,
+    green: u32,
+    log10_p: f64,
+    log10_p_adjusted: f64,
+    key_id: &'a str,
+    mode: &'static str,
+}
+
+impl<'a> WireSpan<'a> {
+    fn new(span: &Span, place: Option<Place>, key: &'a KeyId) -> Self {
+        Self {
+            start_char: place.map(|place| place.start_char),
+            end_char: place.map(|place| place.end_char),
+            start_line: place.map(|place| place.start_line),
+            end_line: place.map(|place| place.end_line),
+            start_token: span.tokens.start,
+            end_token: span.tokens.end,
+            tokens: span.tokens.len(),
+            scored: span.scored,
+            green: span.green,
+            log10_p: span.log10_p.get(),
+            log10_p_adjusted: span.adjusted.get(),
+            key_id: key.as_str(),
+            mode: span.mode.name(),
+        }
+    }
+
+    /// For the terminal and the page.
+    fn row(&self) -> (String, String) {
+        let place = match (self.start_line, self.end_line, self.start_char, self.end_char) {
+            (Some(line), Some(last), Some(from), Some(to)) => {
+                format!("lines {line}-{last}, characters {from}-{to}")
+            }
+            _ => format!("tokens {}-{}", self.start_token, self.end_token),
+        };
+        let Self { green, scored, key_id, mode, .. } = self;
+        let p = dandyroll_detector::Log10P::new(self.log10_p_adjusted)
+            .map_or_else(|error| error.to_string(), |p| p.to_string());
+        ("span".into(), format!("{place}: {green} of {scored} green, adjusted p {p}, {mode}, key {key_id}"))
+    }
 }
 
 impl<'a> WireFinding<'a> {
@@ -386,6 +533,28 @@ pub(crate) fn run(
     }
 }
 
+fn wire_spans<'a>(plan: &'a Plan, tokens: &Tokens<'_>, spans: &[Span]) -> Vec<WireSpan<'a>> {
+    let places: Vec<Option<Place>> = match tokens {
+        Tokens::Text(text, encoding) => places(text, encoding, spans).into_iter().map(Some).collect(),
+        Tokens::Ids(_) => vec![None; spans.len()],
+    };
+    spans
+        .iter()
+        .zip(places)
+        .filter_map(|(span, place)| plan.key(span.hypothesis).map(|key| WireSpan::new(span, place, &key.id)))
+        .collect()
+}
+
+/// The rows about passages: one for each, or that none was found.
+fn span_rows(judged: &Judged<'_>, spans: Option<&[WireSpan<'_>]>) -> Vec<(String, String)> {
+    let windows = judged.passages.as_ref().map_or(0, |passages| passages.windows);
+    match spans {
+        None => Vec::new(),
+        Some([]) => vec![("spans".into(), format!("none found in {windows} windows"))],
+        Some(spans) => spans.iter().map(WireSpan::row).collect(),
+    }
+}
+
 fn one(
     plan: &mut Plan,
     args: &DetectArgs,
@@ -403,28 +572,36 @@ fn one(
         Tokens::Ids(_) => None,
     };
     let findings: Vec<(&Finding, &Key)> =
-        judged.report.findings.iter().filter_map(|f| plan.key(f).map(|key| (f, key))).collect();
+        judged.report.findings.iter().filter_map(|f| plan.key(f.hypothesis).map(|key| (f, key))).collect();
+    let spans = judged.passages.as_ref().map(|passages| wire_spans(plan, &judged.tokens, &passages.spans));
     let needs_pieces = args.show_tokens || args.html.is_some();
     let pieces = if needs_pieces { plan.pieces(&judged)? } else { Vec::new() };
+
+    let span_rows = span_rows(&judged, spans.as_deref());
 
     if args.json {
         let wire = Wire {
             input: &name,
-            verdict: judged.report.verdict().name(),
+            verdict: judged.verdict.name(),
             profile: &plan.profile,
             alpha: args.alpha,
             tokens: judged.report.tokens,
             normalised: normalised.map(ToString::to_string),
             findings: findings.iter().map(|(finding, key)| WireFinding::new(finding, &key.id)).collect(),
+            windows: judged.passages.as_ref().map(|passages| passages.windows),
+            spans,
         };
         writeln!(out, "{}", serde_json::to_string(&wire).map_err(std::io::Error::from)?)?;
     } else {
-        writeln!(out, "{name}: {}", judged.report.verdict().name())?;
+        writeln!(out, "{name}: {}", judged.verdict.name())?;
         for (finding, key) in &findings {
             for (name, value) in facts(finding, &key.id, plan.gamma, &plan.policy) {
                 writeln!(out, "  {name:<10} {value}")?;
             }
             writeln!(out)?;
+        }
+        for (name, value) in &span_rows {
+            writeln!(out, "  {name:<10} {value}")?;
         }
         writeln!(out, "  {:<10} {}", "tokens", judged.report.tokens)?;
         writeln!(out, "  {:<10} {}", "profile", plan.profile)?;
@@ -441,6 +618,7 @@ fn one(
             .first()
             .map(|(finding, key)| facts(finding, &key.id, plan.gamma, &plan.policy))
             .unwrap_or_default();
+        rows.extend(span_rows);
         rows.push(("profile".into(), plan.profile.clone()));
         sections.push(Section { heading: name, facts: rows, pieces });
     }

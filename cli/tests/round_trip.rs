@@ -229,3 +229,40 @@ fn demo_ends_well_and_says_so() {
     assert_eq!(ran.code, 0, "{}{}", ran.out, ran.err);
     assert!(ran.out.contains("2 of 2 marked texts detected; 0 of 6 others."), "{}", ran.out);
 }
+
+/// A marked passage between human texts, with CRLF and a byte order mark: found where it stands in the file.
+#[test]
+fn a_mixed_document_comes_back_as_such() {
+    let bench = Bench::new();
+    let key = bench.key("a.key");
+    let marked = generate(&bench, &["--profile", "prose-v1", "--key-file", &key]);
+    let marked = marked["text"].as_str().unwrap().replace('\n', "\r\n");
+    let corpus = std::fs::read_to_string(fixture("corpora/prose_heldout.jsonl")).unwrap();
+    let human = |from: usize| -> String {
+        let texts = corpus.lines().skip(from).take(4);
+        let texts = texts.map(|line| serde_json::from_str::<Value>(line).unwrap());
+        texts.map(|line| line["text"].as_str().unwrap().replace('\n', "\r\n") + "\r\n").collect()
+    };
+    let before = format!("\u{feff}{}", human(0));
+    let text = format!("{before}{marked}\r\n{}", human(20));
+    let page = bench.path("page.html");
+    let more = ["--profile", "prose-v1", "--key-file", &key, "--spans", "--html", &page];
+    let found = detect(&bench, &text, &more);
+    assert_eq!(found["verdict"], "detected", "{found}");
+    let spans = found["spans"].as_array().unwrap();
+    assert_eq!(spans.len(), 1, "{found}");
+    let number = |name: &str| usize::try_from(spans[0][name].as_u64().unwrap()).unwrap();
+    let chars = |text: &str| text.chars().count();
+    // 40 tokens of this tokenizer are some 150 characters.
+    let (from, to) = (chars(&before), chars(&before) + chars(&marked));
+    assert!(number("start_char").abs_diff(from) < 150 && number("end_char").abs_diff(to) < 150, "{found}");
+    let line = |at: usize| 1 + text.chars().take(at).filter(|c| *c == '\n').count();
+    assert_eq!(number("start_line"), line(number("start_char")));
+    assert_eq!(number("end_line"), line(number("end_char") - 1));
+    assert_eq!(spans[0]["key_id"], found["findings"][0]["key_id"]);
+    assert!(std::fs::read_to_string(&page).unwrap().contains("<mark>"));
+    // By ids there are no characters to name.
+    let human_ids =
+        detect(&bench, "[1,2,3]", &["--profile", "prose-v1", "--key-file", &key, "--spans", "--ids"]);
+    assert_eq!((&human_ids["spans"], &human_ids["windows"]), (&serde_json::json!([]), &serde_json::json!(0)));
+}

@@ -3,8 +3,11 @@
 use dandyroll_scheme::{ContextWidth, Gamma, ListKey, Nats, TokenId};
 
 use crate::evidence::Words;
+use crate::spans::{Draws, Search};
+use crate::verdict::judge_sharing;
 use crate::{
-    Colour, Evidence, Finding, Mode, Policy, Reason, TextTooLong, Verdict, WidthMismatch, Windows, judge,
+    Colour, Evidence, Finding, Log10P, Mode, Policy, Reason, Span, TextTooLong, Verdict, WidthMismatch,
+    Windows,
 };
 
 /// A mark that a text may carry: whose lists, which share of them is green, which positions count.
@@ -100,12 +103,49 @@ impl Report {
     }
 }
 
+/// A [`Report`] with the passages that carry a mark.
+///
+/// α covers both: the whole-text findings and the span search have half of it each, so that anything false
+/// is said about a text with probability α at most.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SpanReport {
+    /// The whole-text tests; each p is adjusted for twice the number of hypotheses.
+    pub report: Report,
+    /// The passages, in the order of the text. Those of one hypothesis are disjoint.
+    pub spans: Vec<Span>,
+    /// T, the windows tried under all hypotheses.
+    pub windows: u64,
+    /// The least p of all windows, uncorrected: no evidence by itself.
+    pub least: Log10P,
+    /// min(1, 2 T p) of the window with the least p: adjusted for everything that was tried on the text.
+    pub search: Log10P,
+    verdict: Verdict,
+}
+
+impl SpanReport {
+    /// The text's verdict: detected if any hypothesis is as a whole or in any window, else inconclusive, not
+    /// detected, too short.
+    pub fn verdict(&self) -> Verdict {
+        self.verdict
+    }
+
+    /// The least adjusted p of the text, whole or in any window: false at or below α with probability α.
+    pub fn adjusted(&self) -> Log10P {
+        self.report
+            .findings
+            .iter()
+            .map(|finding| finding.adjusted)
+            .fold(self.search, |least, p| if p < least { p } else { least })
+    }
+}
+
 /// Detects marks in one text after another, keeping its buffers. Results do not depend on earlier texts.
 #[derive(Debug, Default)]
 pub struct Detector {
     windows: Windows,
     words: Vec<u32>,
     seen: Vec<bool>,
+    draws: Draws,
 }
 
 impl Detector {
@@ -124,6 +164,41 @@ impl Detector {
         hypotheses: &[Hypothesis<'_>],
         policy: &Policy,
     ) -> Result<Report, DetectError> {
+        self.report(text, hypotheses, policy, None)
+    }
+
+    /// [`Detector::detect`], and a search for the passages that carry a mark: mixed documents.
+    ///
+    /// In [`Mode::Weighted`] windows count every position of any weight once; weights enter the whole-text
+    /// test only. Time is linear in the tokens for each hypothesis.
+    pub fn detect_spans(
+        &mut self,
+        text: &Text<'_>,
+        hypotheses: &[Hypothesis<'_>],
+        policy: &Policy,
+    ) -> Result<SpanReport, DetectError> {
+        let mut search = Search::new(policy);
+        let report = self.report(text, hypotheses, policy, Some(&mut search))?;
+        let (adjusted, least, windows) = (search.adjusted(), search.least(), search.tried());
+        let by_window = if adjusted <= policy.alpha() {
+            Verdict::Detected
+        } else if adjusted <= policy.inconclusive() {
+            Verdict::Inconclusive
+        } else {
+            Verdict::TooShort
+        };
+        let verdict = report.verdict().min(by_window);
+        Ok(SpanReport { verdict, spans: search.spans(text.prompt), windows, least, search: adjusted, report })
+    }
+
+    /// The whole-text tests, and the search if there is one.
+    fn report(
+        &mut self,
+        text: &Text<'_>,
+        hypotheses: &[Hypothesis<'_>],
+        policy: &Policy,
+        mut search: Option<&mut Search<'_>>,
+    ) -> Result<Report, DetectError> {
         let text = text.generated()?;
         if hypotheses.is_empty() {
             return Err(DetectError::NoHypotheses);
@@ -139,10 +214,17 @@ impl Detector {
             let words = Words { windows: &self.windows, words: &self.words, entropies: text.entropies };
             let counts = words.count(hypothesis.gamma, hypothesis.mode, &mut self.seen);
             evidence.push((place, Evidence::new(hypothesis.mode, counts, hypothesis.gamma)));
+            if let Some(search) = &mut search {
+                let Hypothesis { lists, gamma, mode } = *hypothesis;
+                words.draws(gamma, mode, &mut self.seen, &mut self.draws);
+                search.add(place, mode, gamma, lists.width().len(), &self.draws);
+            }
         }
         evidence.sort_by_key(|(place, _)| *place);
         let evidence: Vec<Evidence> = evidence.into_iter().map(|(_, evidence)| evidence).collect();
-        Ok(Report { tokens: text.ids.len(), findings: judge(&evidence, policy) })
+        let families = if search.is_some() { 2 } else { 1 };
+        let findings = judge_sharing(&evidence, policy, families);
+        Ok(Report { tokens: text.ids.len(), findings })
     }
 
     /// What each of the text's tokens is under one hypothesis, prompt included: for colouring.

@@ -4,6 +4,7 @@
 use dandyroll_scheme::{Gamma, Nats};
 
 use crate::number::wide;
+use crate::spans::Draws;
 use crate::weighted::{self, MAX_WEIGHT, PerWeight};
 use crate::windows::index;
 use crate::{Log10P, Windows, ZScore, upper_tail};
@@ -146,6 +147,19 @@ impl Words<'_> {
             counts.green[weight] += u32::from(colour == Colour::Green);
         });
         counts
+    }
+
+    /// The draws that windows are made of: each scored pair at its first eligible occurrence.
+    pub(crate) fn draws(&self, gamma: Gamma, mode: Mode, seen: &mut Vec<bool>, draws: &mut Draws) {
+        draws.clear();
+        // Fewer than 2³² tokens were let in.
+        let mut place = u32::from(self.windows.width().byte());
+        self.walk(gamma, mode, seen, |colour, _| {
+            if let Colour::Green | Colour::Red = colour {
+                draws.push(place, colour == Colour::Green);
+            }
+            place = place.saturating_add(1);
+        });
     }
 
     /// Hands every position from the (h + 1)-th on to `visit`, with its weight (0 if it is not scored).

@@ -10,6 +10,7 @@
 //! | ids → distinct pairs, once for each context width | [`Windows`] |
 //! | pairs, key, γ, [`Mode`] → [`Counts`] → p, z | [`Evidence`] |
 //! | p of several hypotheses → adjusted p → [`Verdict`] | [`judge`], [`Policy`] |
+//! | which passages carry a mark, corrected for all windows tried | [`Detector::detect_spans`], [`Span`] |
 //! | all of it for one text | [`Detector`] |
 //! | how often a measured rate is what it seems | [`clopper_pearson`] |
 //!
@@ -24,15 +25,17 @@ mod detect;
 mod evidence;
 mod interval;
 mod number;
+mod spans;
 mod verdict;
 mod weighted;
 mod windows;
 
 pub use binomial::{MoreThanAll, upper_tail};
-pub use detect::{DetectError, Detector, Hypothesis, Report, Text};
+pub use detect::{DetectError, Detector, Hypothesis, Report, SpanReport, Text};
 pub use evidence::{Colour, Counts, Evidence, Mode, Reason, weight};
 pub use interval::{Interval, IntervalError, clopper_pearson};
 pub use number::{Log10P, ZScore};
+pub use spans::{Span, SureWindow, sure_window};
 pub use verdict::{Correction, Finding, Policy, Verdict, bonferroni, holm, judge};
 pub use weighted::MAX_WEIGHT;
 pub use windows::{TextTooLong, WidthMismatch, Windows};

@@ -60,6 +60,11 @@ impl Log10P {
     pub fn times(self, times: u32) -> Self {
         Self((self.0 + f64::from(times.max(1)).log10()).min(0.0))
     }
+
+    /// [`Log10P::times`] for numbers beyond 32 bits.
+    pub(crate) fn times_wide(self, times: u64) -> Self {
+        Self((self.0 + wide(times.max(1)).log10()).min(0.0))
+    }
 }
 
 impl fmt::Display for Log10P {

@@ -146,7 +146,13 @@ pub struct Finding {
 ///
 /// All that were tried have to be in the list: leaving out the weak ones breaks the correction.
 pub fn judge(evidence: &[Evidence], policy: &Policy) -> Vec<Finding> {
-    let hypotheses = u32::try_from(evidence.len()).unwrap_or(u32::MAX);
+    judge_sharing(evidence, policy, 1)
+}
+
+/// [`judge`] where α is shared in equal parts with `families` − 1 other sets of hypotheses: each adjusted p
+/// is multiplied by `families`, and so is the number of hypotheses it was adjusted for.
+pub(crate) fn judge_sharing(evidence: &[Evidence], policy: &Policy, families: u32) -> Vec<Finding> {
+    let hypotheses = u32::try_from(evidence.len()).unwrap_or(u32::MAX).saturating_mul(families);
     let raw: Vec<Log10P> = evidence.iter().map(|evidence| evidence.log10_p).collect();
     let adjusted = match policy.correction {
         Correction::Bonferroni => bonferroni(&raw),
@@ -154,7 +160,7 @@ pub fn judge(evidence: &[Evidence], policy: &Policy) -> Vec<Finding> {
     };
     let mut findings: Vec<Finding> = evidence
         .iter()
-        .zip(adjusted)
+        .zip(adjusted.into_iter().map(|p| p.times(families)))
         .enumerate()
         .map(|(hypothesis, (evidence, adjusted))| Finding {
             hypothesis,

@@ -2,6 +2,7 @@
 
 mod corpus;
 mod null;
+mod spans;
 mod sweet;
 
 use std::fmt;
@@ -15,6 +16,7 @@ use clap::Parser;
 #[command(name = "dandyroll-evidence", max_term_width = 110)]
 enum Experiment {
     Null(null::NullArgs),
+    Spans(spans::SpansArgs),
     Sweet(sweet::SweetArgs),
 }
 
@@ -73,6 +75,7 @@ fn command_line() -> String {
 fn main() -> ExitCode {
     let result = match Experiment::parse() {
         Experiment::Null(arguments) => null::run(&arguments),
+        Experiment::Spans(arguments) => spans::run(&arguments),
         Experiment::Sweet(arguments) => sweet::run(&arguments),
     };
     match result {
