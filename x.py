@@ -146,9 +146,22 @@ def cargo_run(*arguments: str, **environment: str) -> None:
     run("cargo", "run", "--quiet", "--release", "--locked", "-p", "dandyroll-cli", "--", *arguments, **environment)
 
 
+def postgres() -> None:
+    """PostgreSQL's programs for the tests, which start a private server themselves."""
+    if os.environ.get("DANDYROLL_TEST_POSTGRES_URL") or shutil.which("initdb"):
+        return
+    if any(Path("/usr/lib/postgresql").glob("*/bin/initdb")):
+        return
+    if not shutil.which("apt-get") or os.geteuid() != 0:
+        raise Failed("the tests need PostgreSQL: install it, or name a server in DANDYROLL_TEST_POSTGRES_URL")
+    run("apt-get", "update", "-q")
+    run("apt-get", "install", "-q", "-y", "--no-install-recommends", "postgresql", DEBIAN_FRONTEND="noninteractive")
+
+
 def test(arguments: list[str]) -> None:
     """Formatting, lints and documentation first: they fail fastest."""
     library = str(setup())
+    postgres()
     run("cargo", "fmt", "--check")
     run("cargo", "clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings")
     run("cargo", "doc", "--locked", "--workspace", "--no-deps", "--quiet", RUSTDOCFLAGS="-D warnings")

@@ -15,11 +15,12 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("detector", &["scheme", "vocab"]),
     ("generator", &["scheme", "vocab"]),
     ("evidence", &["scheme", "vocab", "detector", "generator"]),
+    ("server", &["scheme"]),
     ("cli", &["scheme", "vocab", "detector", "generator"]),
 ];
 
 /// Crates of others with the one crate of ours that may use each.
-const ONE_USER: &[(&str, &str)] = &[("ort", "generator"), ("tokenizers", "vocab"), ("hkdf", "scheme")];
+const ONE_USER: &[(&str, &str)] = &[("ort", "generator"), ("tokenizers", "vocab"), ("hkdf", "scheme"), ("sqlx", "server")];
 
 /// Files that never change once merged.
 const FROZEN: &[(&str, &str)] = &[

@@ -1,0 +1,157 @@
+-- Everything the service stores. Times are microseconds since 1970 (UTC), yes/no is 1/0, so that both stores read alike.
+
+CREATE TABLE feed (
+    id       INTEGER PRIMARY KEY CHECK (id = 1),
+    revision INTEGER NOT NULL CHECK (revision >= 0)
+);
+INSERT INTO feed (id, revision) VALUES (1, 0);
+
+CREATE TABLE servers (
+    id           TEXT PRIMARY KEY,
+    started_at   INTEGER NOT NULL,
+    heartbeat_at INTEGER NOT NULL
+);
+
+-- Secrets of the service itself (the key of the audit's output hash), wrapped like masters.
+CREATE TABLE secrets (
+    name    TEXT PRIMARY KEY,
+    kek_id  TEXT NOT NULL,
+    wrapped BLOB NOT NULL
+);
+
+CREATE TABLE profiles (
+    id         TEXT PRIMARY KEY CHECK (length(id) = 55),
+    canonical  TEXT NOT NULL,
+    created_at INTEGER NOT NULL
+);
+
+CREATE TABLE profile_names (
+    name       TEXT PRIMARY KEY CHECK (length(name) BETWEEN 1 AND 64),
+    profile_id TEXT NOT NULL REFERENCES profiles (id),
+    changed_at INTEGER NOT NULL
+);
+
+CREATE TABLE rings (
+    alias          TEXT PRIMARY KEY CHECK (length(alias) BETWEEN 1 AND 64),
+    last_version   INTEGER NOT NULL CHECK (last_version BETWEEN 0 AND 4294967295),
+    allow_export   INTEGER NOT NULL CHECK (allow_export IN (0, 1)),
+    allow_destroy  INTEGER NOT NULL CHECK (allow_destroy IN (0, 1)),
+    rotate_every   INTEGER CHECK (rotate_every > 0),
+    next_rotation  INTEGER,
+    created_at     INTEGER NOT NULL,
+    CHECK ((rotate_every IS NULL) = (next_rotation IS NULL))
+);
+
+CREATE TABLE key_versions (
+    alias        TEXT NOT NULL REFERENCES rings (alias),
+    version      INTEGER NOT NULL CHECK (version BETWEEN 1 AND 4294967295),
+    key_id       TEXT NOT NULL UNIQUE CHECK (length(key_id) = 19),
+    state        TEXT NOT NULL CHECK (state IN
+        ('pending', 'active', 'verify_only', 'disabled', 'compromised', 'pending_destroy', 'destroyed')),
+    state_before TEXT CHECK (state_before IN ('pending', 'verify_only', 'disabled', 'compromised')),
+    origin       TEXT NOT NULL CHECK (origin IN ('generated', 'imported')),
+    kek_id       TEXT,
+    wrapped      BLOB,
+    created_at   INTEGER NOT NULL,
+    changed_at   INTEGER NOT NULL,
+    destroy_at   INTEGER,
+    calibrated   INTEGER CHECK (calibrated IN (0, 1)),
+    calibration  TEXT,
+    PRIMARY KEY (alias, version),
+    CHECK ((state = 'destroyed') = (wrapped IS NULL)),
+    CHECK ((kek_id IS NULL) = (wrapped IS NULL)),
+    CHECK ((state = 'pending_destroy') = (destroy_at IS NOT NULL)),
+    CHECK ((state = 'pending_destroy') = (state_before IS NOT NULL)),
+    CHECK ((calibrated IS NULL) = (calibration IS NULL))
+);
+-- Exactly the rule "at most one active", held by the database too.
+CREATE UNIQUE INDEX key_versions_one_active ON key_versions (alias) WHERE state = 'active';
+
+CREATE TABLE rotations (
+    alias      TEXT PRIMARY KEY REFERENCES rings (alias),
+    version    INTEGER NOT NULL,
+    started_at INTEGER NOT NULL,
+    FOREIGN KEY (alias, version) REFERENCES key_versions (alias, version)
+);
+
+-- No reference to servers: an acknowledgement may outlive its server by a moment.
+CREATE TABLE rotation_acks (
+    alias     TEXT NOT NULL REFERENCES rotations (alias) ON DELETE CASCADE,
+    server_id TEXT NOT NULL,
+    acked_at  INTEGER NOT NULL,
+    PRIMARY KEY (alias, server_id)
+);
+
+CREATE TABLE api_tokens (
+    id         TEXT PRIMARY KEY CHECK (length(id) = 16),
+    hash       BLOB NOT NULL CHECK (length(hash) = 32),
+    name       TEXT NOT NULL CHECK (length(name) BETWEEN 1 AND 128),
+    scopes     TEXT NOT NULL,
+    aliases    TEXT,
+    policy     TEXT NOT NULL CHECK (policy IN ('off', 'default_on', 'enforced')),
+    per_minute INTEGER CHECK (per_minute BETWEEN 1 AND 1000000),
+    burst      INTEGER CHECK (burst BETWEEN 1 AND 1000000),
+    created_at INTEGER NOT NULL,
+    expires_at INTEGER,
+    revoked_at INTEGER,
+    CHECK ((per_minute IS NULL) = (burst IS NULL))
+);
+
+-- seq is given out in the transaction that inserts, under the lock of audit_head: no gaps, and a row is
+-- visible as soon as the head counts it.
+CREATE TABLE audit_entries (
+    seq       INTEGER PRIMARY KEY CHECK (seq >= 1),
+    receipt   TEXT NOT NULL CHECK (length(receipt) = 29),
+    kind      TEXT NOT NULL CHECK (kind IN ('begin', 'end')),
+    at        INTEGER NOT NULL,
+    action    TEXT NOT NULL,
+    actor     TEXT NOT NULL,
+    server    TEXT NOT NULL,
+    outcome   TEXT CHECK (outcome IN ('ok', 'refused', 'failed', 'interrupted')),
+    alias     TEXT,
+    version   INTEGER,
+    key_id    TEXT,
+    profile   TEXT,
+    output    TEXT,
+    detail    TEXT NOT NULL,
+    UNIQUE (receipt, kind),
+    CHECK ((kind = 'end') = (outcome IS NOT NULL))
+);
+CREATE INDEX audit_entries_at ON audit_entries (at);
+CREATE INDEX audit_entries_key ON audit_entries (key_id) WHERE key_id IS NOT NULL;
+CREATE INDEX audit_entries_output ON audit_entries (output) WHERE output IS NOT NULL;
+
+-- Begun and not yet completed: an index of work for recovery, not evidence.
+CREATE TABLE audit_open (
+    receipt TEXT PRIMARY KEY,
+    server  TEXT NOT NULL
+);
+
+CREATE TABLE audit_head (
+    id       INTEGER PRIMARY KEY CHECK (id = 1),
+    next_seq INTEGER NOT NULL CHECK (next_seq >= 1)
+);
+INSERT INTO audit_head (id, next_seq) VALUES (1, 1);
+
+CREATE TABLE audit_epochs (
+    number    INTEGER PRIMARY KEY CHECK (number >= 1),
+    first_seq INTEGER NOT NULL,
+    entries   INTEGER NOT NULL CHECK (entries BETWEEN 1 AND 65536),
+    sealed_at INTEGER NOT NULL,
+    leaves    BLOB NOT NULL,
+    root      BLOB NOT NULL CHECK (length(root) = 32),
+    chain     BLOB NOT NULL CHECK (length(chain) = 32),
+    CHECK (length(leaves) = entries * 32)
+);
+
+CREATE TABLE audit_seal (
+    id     INTEGER PRIMARY KEY CHECK (id = 1),
+    epochs INTEGER NOT NULL CHECK (epochs >= 0)
+);
+INSERT INTO audit_seal (id, epochs) VALUES (1, 0);
+
+-- Entries are only ever added: this stops mistakes of ours, not an intruder (the hash chain is for those).
+CREATE TRIGGER audit_entries_no_update BEFORE UPDATE ON audit_entries
+BEGIN SELECT RAISE(ABORT, 'audit entries are append-only'); END;
+CREATE TRIGGER audit_entries_no_delete BEFORE DELETE ON audit_entries
+BEGIN SELECT RAISE(ABORT, 'audit entries are append-only'); END;

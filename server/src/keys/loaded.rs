@@ -1,0 +1,129 @@
+//! Keys in memory: what a server marks and detects with, re-read whenever the store changes.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use dandyroll_scheme::{KeyId, MasterKey};
+
+use super::{Alias, KeyError, Keys, State, Version};
+use crate::store::Tx;
+
+/// One version, ready for use. Clones share the master, which is erased with the last of them.
+#[derive(Clone)]
+pub struct LoadedKey {
+    /// The ring.
+    pub alias: Alias,
+    /// Its number.
+    pub version: Version,
+    /// Its public id.
+    pub key_id: KeyId,
+    /// What it may be used for.
+    pub state: State,
+    master: Arc<MasterKey>,
+}
+
+impl LoadedKey {
+    /// The master, for deriving the sub-key of a list family.
+    pub fn master(&self) -> &MasterKey {
+        &self.master
+    }
+}
+
+impl fmt::Debug for LoadedKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {:?} {} ({})", self.alias, self.version, self.key_id, self.state)
+    }
+}
+
+/// A ring's versions that are held in memory, oldest first.
+#[derive(Clone, Debug, Default)]
+pub struct LoadedRing {
+    keys: Vec<LoadedKey>,
+}
+
+impl LoadedRing {
+    /// The version that marks, if there is one.
+    pub fn active(&self) -> Option<&LoadedKey> {
+        self.keys.iter().find(|key| key.state.marks())
+    }
+
+    /// The versions that detect; compromised ones only when asked for.
+    pub fn detecting(&self, with_compromised: bool) -> impl Iterator<Item = &LoadedKey> {
+        self.keys
+            .iter()
+            .filter(move |key| key.state.detects() || (with_compromised && key.state == State::Compromised))
+    }
+
+    /// All of them.
+    pub fn keys(&self) -> &[LoadedKey] {
+        &self.keys
+    }
+}
+
+/// Every ring, as of one revision of the store.
+#[derive(Debug, Default)]
+pub struct Rings {
+    rings: BTreeMap<Alias, LoadedRing>,
+    /// Versions that should be here and do not open, with the reason.
+    pub broken: Vec<KeyError>,
+}
+
+impl Rings {
+    /// The ring of that name.
+    pub fn get(&self, alias: &Alias) -> Option<&LoadedRing> {
+        self.rings.get(alias)
+    }
+
+    /// Every ring, by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&Alias, &LoadedRing)> {
+        self.rings.iter()
+    }
+
+    /// Whether that version is here.
+    pub fn holds(&self, alias: &Alias, version: Version) -> bool {
+        self.get(alias).is_some_and(|ring| ring.keys.iter().any(|key| key.version == version))
+    }
+
+    fn master(&self, key_id: &KeyId) -> Option<Arc<MasterKey>> {
+        let mut keys = self.rings.values().flat_map(|ring| &ring.keys);
+        keys.find(|key| key.key_id == *key_id).map(|key| Arc::clone(&key.master))
+    }
+}
+
+impl Keys {
+    /// Reads every version that is used; masters that `before` holds are not opened again.
+    ///
+    /// A master that does not open is noted and the rest is loaded: one damaged row must not stop all marking.
+    pub(crate) async fn load(&self, tx: &mut Tx, before: &Rings) -> Result<Rings, KeyError> {
+        let mut loaded = Rings::default();
+        for ring in tx.rings().await? {
+            loaded.rings.insert(ring.alias, LoadedRing::default());
+        }
+        for row in tx.all_versions().await? {
+            if !row.state.loaded() {
+                continue;
+            }
+            let master = match before.master(&row.key_id) {
+                Some(master) => master,
+                None => match self.open(&row) {
+                    Ok(Some(master)) => Arc::new(master),
+                    Ok(None) => continue,
+                    Err(error) => {
+                        loaded.broken.push(error);
+                        continue;
+                    }
+                },
+            };
+            let key = LoadedKey {
+                alias: row.alias.clone(),
+                version: row.version,
+                key_id: row.key_id,
+                state: row.state,
+                master,
+            };
+            loaded.rings.entry(row.alias).or_default().keys.push(key);
+        }
+        Ok(loaded)
+    }
+}

@@ -1,0 +1,194 @@
+//! Profiles in the store: read from JSON once, at the edge; addressed by content, called by name.
+
+use std::collections::BTreeMap;
+
+use dandyroll_scheme::{BindError, OutOfRange, Profile, ProfileId, Recipe, Sha256Digest};
+use serde::Deserialize;
+
+use crate::Timestamp;
+use crate::keys::Alias;
+use crate::store::{ProfileRow, Store, StoreError, Tx};
+
+/// Why a profile could not be stored or found.
+#[derive(Debug, thiserror::Error)]
+pub enum ProfileError {
+    /// The caller: its form.
+    #[error("the profile's JSON: {0}")]
+    Json(String),
+    /// The caller: written for a newer or another program.
+    #[error("the profile's {field} is {found:?}; this version knows only {known:?}")]
+    Unsupported {
+        /// Which field.
+        field: &'static str,
+        /// What it holds.
+        found: String,
+        /// What it may hold.
+        known: &'static str,
+    },
+    /// The caller: a number.
+    #[error("the profile's {0}")]
+    Range(#[from] OutOfRange),
+    /// The caller: a digest.
+    #[error("the profile's {0} is no SHA-256 in hexadecimal")]
+    Digest(&'static str),
+    /// The caller: τ without its model.
+    #[error("the profile: {0}")]
+    Bind(#[from] BindError),
+    /// The caller: a model without τ.
+    #[error("the profile has a model_sha256 but no entropy_threshold; its model would have no meaning")]
+    ModelWithoutThreshold,
+    /// The caller: no such profile.
+    #[error("there is no profile {0}")]
+    Unknown(String),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// The profile's JSON, field for field as in its canonical form.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wire {
+    algorithm: String,
+    bias_site: String,
+    context_width: u8,
+    delta: f64,
+    entropy_threshold: Option<f64>,
+    function_version: u32,
+    gamma: f64,
+    model_sha256: Option<String>,
+    seeding: String,
+    tokenizer_sha256: String,
+}
+
+/// Reads a profile's JSON.
+pub fn parse(text: &str) -> Result<Profile, ProfileError> {
+    let wire: Wire = serde_json::from_str(text).map_err(|error| ProfileError::Json(error.to_string()))?;
+    let version = wire.function_version.to_string();
+    for (field, found, known) in [
+        ("algorithm", &wire.algorithm, "green-list"),
+        ("bias_site", &wire.bias_site, "raw-logits"),
+        ("function_version", &version, "1"),
+        ("seeding", &wire.seeding, "left"),
+    ] {
+        if found != known {
+            let found = found.chars().take(64).collect();
+            return Err(ProfileError::Unsupported { field, found, known });
+        }
+    }
+    let recipe = Recipe::new(wire.gamma, wire.delta, wire.context_width, wire.entropy_threshold)?;
+    let digest = |field, text: &str| text.parse::<Sha256Digest>().map_err(|_| ProfileError::Digest(field));
+    let tokenizer = digest("tokenizer_sha256", &wire.tokenizer_sha256)?;
+    let model = wire.model_sha256.as_deref().map(|text| digest("model_sha256", text)).transpose()?;
+    if model.is_some() && recipe.threshold.is_none() {
+        return Err(ProfileError::ModelWithoutThreshold);
+    }
+    Ok(recipe.bind(tokenizer, model)?)
+}
+
+/// All that can be done with profiles.
+#[derive(Clone, Debug)]
+pub struct Profiles {
+    store: Store,
+}
+
+impl Profiles {
+    /// Over a store.
+    pub fn new(store: Store) -> Self {
+        Self { store }
+    }
+
+    /// Stores a profile, and lets a name mean it. What is stored never changes; what a name means may.
+    pub async fn put(
+        &self,
+        profile: &Profile,
+        name: Option<&Alias>,
+        now: Timestamp,
+    ) -> Result<ProfileId, ProfileError> {
+        let id = profile.id();
+        let row = ProfileRow { id: id.to_string(), canonical: profile.canonical_json(), created_at: now };
+        let mut tx = self.store.write().await?;
+        tx.insert_profile(&row).await?;
+        if let Some(name) = name {
+            tx.name_profile(name, &row.id, now).await?;
+        }
+        tx.changed().await?;
+        tx.commit().await?;
+        Ok(id)
+    }
+}
+
+/// Every profile in memory.
+#[derive(Debug, Default)]
+pub struct ProfileTable {
+    by_id: BTreeMap<ProfileId, Profile>,
+    by_name: BTreeMap<Alias, ProfileId>,
+}
+
+impl ProfileTable {
+    pub(crate) async fn load(tx: &mut Tx) -> Result<Self, StoreError> {
+        let mut table = Self::default();
+        for row in tx.profiles().await? {
+            let damaged = |what: String| StoreError::Damaged(format!("profile {}: {what}", row.id));
+            let profile = parse(&row.canonical).map_err(|error| damaged(error.to_string()))?;
+            if profile.id().as_str() != row.id {
+                return Err(damaged("its content has another address".into()));
+            }
+            table.by_id.insert(profile.id(), profile);
+        }
+        for (name, id) in tx.profile_names().await? {
+            let id =
+                id.parse().map_err(|_| StoreError::Damaged(format!("profile name {name} means {id:?}")))?;
+            table.by_name.insert(name, id);
+        }
+        Ok(table)
+    }
+
+    /// By id, or by name.
+    pub fn find(&self, text: &str) -> Result<&Profile, ProfileError> {
+        let id = match text.parse::<ProfileId>() {
+            Ok(id) => Some(id),
+            Err(_) => text.parse::<Alias>().ok().and_then(|name| self.by_name.get(&name).cloned()),
+        };
+        id.and_then(|id| self.by_id.get(&id))
+            .ok_or_else(|| ProfileError::Unknown(text.chars().take(64).collect()))
+    }
+
+    /// Every profile.
+    pub fn iter(&self) -> impl Iterator<Item = &Profile> {
+        self.by_id.values()
+    }
+
+    /// Every name with what it means.
+    pub fn names(&self) -> impl Iterator<Item = (&Alias, &ProfileId)> {
+        self.by_name.iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_built_in_reads_back_and_faults_are_named() {
+        let (tokenizer, model) = (Sha256Digest([1; 32]), Sha256Digest([2; 32]));
+        for name in dandyroll_scheme::BUILT_IN {
+            let profile = Recipe::built_in(name).unwrap().bind(tokenizer, Some(model)).unwrap();
+            assert_eq!(parse(&profile.canonical_json()).unwrap(), profile);
+        }
+        let good = Recipe::code_v1().bind(tokenizer, Some(model)).unwrap().canonical_json();
+        let cases = [
+            (good.replace("green-list", "red-list"), "algorithm"),
+            (good.replace("\"gamma\":0.25", "\"gamma\":2"), "gamma"),
+            (good.replace("\"gamma\"", "\"gama\""), "gama"),
+            (good.replace("\"entropy_threshold\":0.9", "\"entropy_threshold\":null"), "no entropy_threshold"),
+            (good.replace(&tokenizer.to_string(), "xyz"), "tokenizer_sha256"),
+            (good.replace(&format!("\"{model}\""), "null"), "model"),
+            (String::new(), "EOF"),
+        ];
+        for (text, expected) in cases {
+            let message = parse(&text).unwrap_err().to_string();
+            assert!(message.contains(expected), "{expected:?} not in {message:?}");
+        }
+    }
+}

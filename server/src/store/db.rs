@@ -1,0 +1,400 @@
+//! One small interface over two databases: values in, rows out, transactions.
+//!
+//! Statements use `$1`, which both read. Values are integers, text and bytes, each possibly NULL: times are
+//! microseconds and documents are text, so no type differs between the two.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::postgres::{PgArguments, PgPoolOptions, PgRow};
+use sqlx::sqlite::{
+    SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
+};
+use sqlx::{Arguments, PgPool, Postgres, Row as _, SqlSafeStr, Sqlite, SqlitePool, Transaction};
+use tokio::sync::watch;
+
+use super::settings::Place;
+use super::{Backend, StoreError, StoreSettings};
+use crate::Timestamp;
+
+/// The channel on which PostgreSQL tells of changes.
+pub(super) const CHANNEL: &str = "dandyroll_changes";
+
+/// One bound value.
+#[derive(Clone)]
+pub(crate) enum Value {
+    Int(Option<i64>),
+    Text(Option<String>),
+    Bytes(Option<Vec<u8>>),
+}
+
+macro_rules! value_from {
+    ($($from:ty => |$it:ident| $to:expr;)*) => {
+        $(impl From<$from> for Value { fn from($it: $from) -> Self { $to } })*
+    };
+}
+value_from! {
+    i64 => |it| Self::Int(Some(it));
+    u32 => |it| Self::Int(Some(i64::from(it)));
+    bool => |it| Self::Int(Some(i64::from(it)));
+    Option<i64> => |it| Self::Int(it);
+    Option<u32> => |it| Self::Int(it.map(i64::from));
+    Timestamp => |it| Self::Int(Some(it.micros()));
+    Option<Timestamp> => |it| Self::Int(it.map(Timestamp::micros));
+    &str => |it| Self::Text(Some(it.to_owned()));
+    String => |it| Self::Text(Some(it));
+    &String => |it| Self::Text(Some(it.clone()));
+    Option<&str> => |it| Self::Text(it.map(str::to_owned));
+    Option<String> => |it| Self::Text(it);
+    Vec<u8> => |it| Self::Bytes(Some(it));
+    &[u8] => |it| Self::Bytes(Some(it.to_vec()));
+    Option<Vec<u8>> => |it| Self::Bytes(it);
+}
+
+/// Values for `$1`, `$2`, …
+macro_rules! args {
+    ($($value:expr),* $(,)?) => { vec![$($crate::store::db::Value::from($value)),*] };
+}
+pub(super) use args;
+
+fn bind<A: Arguments>(values: Vec<Value>) -> Result<A, StoreError>
+where
+    for<'t> Option<i64>: sqlx::Encode<'t, A::Database> + sqlx::Type<A::Database>,
+    for<'t> Option<String>: sqlx::Encode<'t, A::Database> + sqlx::Type<A::Database>,
+    for<'t> Option<Vec<u8>>: sqlx::Encode<'t, A::Database> + sqlx::Type<A::Database>,
+{
+    let mut arguments = A::default();
+    for value in values {
+        match value {
+            Value::Int(value) => arguments.add(value),
+            Value::Text(value) => arguments.add(value),
+            Value::Bytes(value) => arguments.add(value),
+        }
+        .map_err(|error| StoreError::Bug(error.to_string()))?;
+    }
+    Ok(arguments)
+}
+
+/// One row of an answer; columns by name.
+pub(crate) enum Row {
+    Sqlite(SqliteRow),
+    Postgres(PgRow),
+}
+
+macro_rules! get {
+    ($($(#[$doc:meta])* $name:ident -> $type:ty;)*) => {
+        $($(#[$doc])* pub(crate) fn $name(&self, column: &str) -> Result<$type, StoreError> {
+            Ok(match self {
+                Self::Sqlite(row) => row.try_get(column)?,
+                Self::Postgres(row) => row.try_get(column)?,
+            })
+        })*
+    };
+}
+
+impl Row {
+    get! {
+        int -> i64;
+        opt_int -> Option<i64>;
+        text -> String;
+        opt_text -> Option<String>;
+        bytes -> Vec<u8>;
+        opt_bytes -> Option<Vec<u8>>;
+    }
+
+    pub(crate) fn flag(&self, column: &str) -> Result<bool, StoreError> {
+        Ok(self.int(column)? != 0)
+    }
+
+    pub(crate) fn number<T: TryFrom<i64>>(&self, column: &str) -> Result<T, StoreError> {
+        let value = self.int(column)?;
+        T::try_from(value).map_err(|_| StoreError::Damaged(format!("column {column} is {value}")))
+    }
+
+    pub(crate) fn time(&self, column: &str) -> Result<Timestamp, StoreError> {
+        Timestamp::from_micros(self.int(column)?)
+            .map_err(|error| StoreError::Damaged(format!("column {column}: {error}")))
+    }
+
+    pub(crate) fn opt_time(&self, column: &str) -> Result<Option<Timestamp>, StoreError> {
+        self.opt_int(column)?
+            .map(Timestamp::from_micros)
+            .transpose()
+            .map_err(|error| StoreError::Damaged(format!("column {column}: {error}")))
+    }
+
+    /// A column whose text is read by its type.
+    pub(crate) fn parse<T: std::str::FromStr>(&self, column: &str) -> Result<T, StoreError> {
+        let text = self.text(column)?;
+        text.parse().map_err(|_| StoreError::Damaged(format!("column {column} is {text:?}")))
+    }
+
+    pub(crate) fn array<const N: usize>(&self, column: &str) -> Result<[u8; N], StoreError> {
+        let bytes = self.bytes(column)?;
+        let length = bytes.len();
+        bytes
+            .try_into()
+            .map_err(|_| StoreError::Damaged(format!("column {column} has {length} bytes, not {N}")))
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Db {
+    Sqlite {
+        /// One connection: SQLite has one writer, and a queue is fairer than its busy handler.
+        write: SqlitePool,
+        read: SqlitePool,
+    },
+    Postgres(PgPool),
+}
+
+impl Db {
+    pub(super) async fn connect(settings: &StoreSettings) -> Result<Self, StoreError> {
+        match &settings.place {
+            Place::Sqlite(path) => connect_sqlite(path, settings).await,
+            Place::Postgres(options) => {
+                let milliseconds = settings.statement_timeout.as_millis().to_string();
+                let options = options
+                    .as_ref()
+                    .clone()
+                    .application_name("dandyroll")
+                    // What was acknowledged is on disk, whatever the database's own default says.
+                    .options([("synchronous_commit", "on"), ("statement_timeout", milliseconds.as_str())]);
+                let pool = PgPoolOptions::new()
+                    .max_connections(settings.connections.max(2))
+                    .acquire_timeout(settings.acquire_timeout)
+                    .connect_with(options)
+                    .await?;
+                Ok(Self::Postgres(pool))
+            }
+        }
+    }
+
+    pub(super) fn backend(&self) -> Backend {
+        match self {
+            Self::Sqlite { .. } => Backend::Sqlite,
+            Self::Postgres(_) => Backend::Postgres,
+        }
+    }
+
+    pub(super) fn postgres(&self) -> Option<&PgPool> {
+        match self {
+            Self::Postgres(pool) => Some(pool),
+            Self::Sqlite { .. } => None,
+        }
+    }
+
+    pub(super) async fn close(&self) {
+        match self {
+            Self::Sqlite { write, read } => {
+                read.close().await;
+                write.close().await;
+            }
+            Self::Postgres(pool) => pool.close().await,
+        }
+    }
+
+    pub(super) async fn begin(&self, write: bool, revision: &watch::Sender<i64>) -> Result<Tx, StoreError> {
+        let inner = match (self, write) {
+            (Self::Sqlite { write, .. }, true) => Inner::Sqlite(write.begin_with("BEGIN IMMEDIATE").await?),
+            (Self::Sqlite { read, .. }, false) => Inner::Sqlite(read.begin_with("BEGIN").await?),
+            (Self::Postgres(pool), true) => Inner::Postgres(pool.begin().await?),
+            (Self::Postgres(pool), false) => {
+                Inner::Postgres(pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?)
+            }
+        };
+        Ok(Tx { inner, announce: None, revision: revision.clone() })
+    }
+}
+
+async fn connect_sqlite(path: &Path, settings: &StoreSettings) -> Result<Db, StoreError> {
+    let options = SqliteConnectOptions::new()
+        .filename(path)
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        // FULL: the log is on disk before a commit returns. NORMAL would lose acknowledged work with the power.
+        .synchronous(SqliteSynchronous::Full)
+        .foreign_keys(true)
+        .busy_timeout(Duration::from_secs(5))
+        // Overwrite what is deleted: destroyed keys leave no wrapped copy in free pages.
+        .pragma("secure_delete", "ON");
+    create_private(path)?;
+    let pool = |connections| {
+        SqlitePoolOptions::new().max_connections(connections).acquire_timeout(settings.acquire_timeout)
+    };
+    // The step to write-ahead logging needs the file alone, and SQLite does not wait for that: of several
+    // processes that open a new file at once, all but one try again.
+    let mut tries = 0;
+    let write = loop {
+        match pool(1).connect_with(options.clone()).await.map_err(StoreError::from) {
+            Err(StoreError::Conflict) if tries < 50 => tries += 1,
+            other => break other?,
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
+    let read = pool(settings.connections.max(1)).connect_with(options.create_if_missing(false)).await?;
+    Ok(Db::Sqlite { write, read })
+}
+
+/// The file is its owner's alone from the first moment; SQLite gives its companions the same mode.
+fn create_private(path: &Path) -> Result<(), StoreError> {
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    match options.open(path) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(StoreError::Unavailable(format!("{}: {error}", path.display()))),
+    }
+}
+
+enum Inner {
+    Sqlite(Transaction<'static, Sqlite>),
+    Postgres(Transaction<'static, Postgres>),
+}
+
+/// A transaction on either database. Dropped without [`Tx::commit`], it is rolled back.
+pub(crate) struct Tx {
+    inner: Inner,
+    /// The revision that commit will announce, if keys, profiles or tokens changed.
+    announce: Option<i64>,
+    revision: watch::Sender<i64>,
+}
+
+impl Tx {
+    pub(super) async fn execute(
+        &mut self,
+        sql: impl SqlSafeStr,
+        values: Vec<Value>,
+    ) -> Result<u64, StoreError> {
+        Ok(match &mut self.inner {
+            Inner::Sqlite(tx) => {
+                let arguments = bind::<SqliteArguments>(values)?;
+                sqlx::query_with(sql, arguments).execute(&mut **tx).await?.rows_affected()
+            }
+            Inner::Postgres(tx) => {
+                let arguments = bind::<PgArguments>(values)?;
+                sqlx::query_with(sql, arguments).execute(&mut **tx).await?.rows_affected()
+            }
+        })
+    }
+
+    pub(super) async fn all(
+        &mut self,
+        sql: impl SqlSafeStr,
+        values: Vec<Value>,
+    ) -> Result<Vec<Row>, StoreError> {
+        Ok(match &mut self.inner {
+            Inner::Sqlite(tx) => {
+                let arguments = bind::<SqliteArguments>(values)?;
+                let rows = sqlx::query_with(sql, arguments).fetch_all(&mut **tx).await?;
+                rows.into_iter().map(Row::Sqlite).collect()
+            }
+            Inner::Postgres(tx) => {
+                let arguments = bind::<PgArguments>(values)?;
+                let rows = sqlx::query_with(sql, arguments).fetch_all(&mut **tx).await?;
+                rows.into_iter().map(Row::Postgres).collect()
+            }
+        })
+    }
+
+    pub(super) async fn one(
+        &mut self,
+        sql: impl SqlSafeStr,
+        values: Vec<Value>,
+    ) -> Result<Option<Row>, StoreError> {
+        Ok(self.all(sql, values).await?.into_iter().next())
+    }
+
+    /// The only row of a statement that always has one.
+    pub(super) async fn single(&mut self, sql: &'static str, values: Vec<Value>) -> Result<Row, StoreError> {
+        self.one(sql, values).await?.ok_or_else(|| StoreError::Damaged(format!("no row for: {sql}")))
+    }
+
+    /// Several statements without values.
+    pub(super) async fn script(&mut self, sql: &'static str) -> Result<(), StoreError> {
+        match &mut self.inner {
+            Inner::Sqlite(tx) => sqlx::raw_sql(sql).execute(&mut **tx).await.map(drop)?,
+            Inner::Postgres(tx) => sqlx::raw_sql(sql).execute(&mut **tx).await.map(drop)?,
+        }
+        Ok(())
+    }
+
+    /// Inserts rows in as few statements as the databases' limits on values allow.
+    pub(super) async fn insert_rows(
+        &mut self,
+        insert_into: &'static str,
+        rows: Vec<Vec<Value>>,
+    ) -> Result<(), StoreError> {
+        /// Far below both databases' limits (32 766 and 65 535 values) at our widths.
+        const AT_ONCE: usize = 64;
+        let mut rows = rows.into_iter().peekable();
+        while rows.peek().is_some() {
+            let chunk: Vec<_> = rows.by_ref().take(AT_ONCE).collect();
+            let mut next = 1_usize;
+            let mut sql = String::from(insert_into);
+            sql.push_str(" VALUES ");
+            for (at, row) in chunk.iter().enumerate() {
+                let marks: Vec<_> = (next..next + row.len()).map(|n| format!("${n}")).collect();
+                next += row.len();
+                sql.push_str(if at == 0 { "(" } else { ", (" });
+                sql.push_str(&marks.join(", "));
+                sql.push(')');
+            }
+            // Made of a constant and of numbers: nothing of a caller's enters the statement's text.
+            self.execute(sqlx::AssertSqlSafe(Arc::<str>::from(sql)), chunk.into_iter().flatten().collect())
+                .await?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn backend(&self) -> Backend {
+        match self.inner {
+            Inner::Sqlite(_) => Backend::Sqlite,
+            Inner::Postgres(_) => Backend::Postgres,
+        }
+    }
+
+    /// The database's clock.
+    pub(crate) async fn now(&mut self) -> Result<Timestamp, StoreError> {
+        match self.backend() {
+            // The file's only machine is this one, and its own clock is finer than SQLite's.
+            Backend::Sqlite => Ok(Timestamp::now()),
+            Backend::Postgres => {
+                let sql = "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS BIGINT) AS now";
+                self.single(sql, args![]).await?.time("now")
+            }
+        }
+    }
+
+    /// Counts a change of keys, profiles or tokens; the commit tells everybody.
+    pub(crate) async fn changed(&mut self) -> Result<(), StoreError> {
+        if self.announce.is_none() {
+            let sql = "UPDATE feed SET revision = revision + 1 WHERE id = 1 RETURNING revision";
+            self.announce = Some(self.single(sql, args![]).await?.int("revision")?);
+            if self.backend() == Backend::Postgres {
+                self.execute("SELECT pg_notify($1, '')", args![CHANNEL]).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The newest revision of keys, profiles and tokens.
+    pub(crate) async fn revision(&mut self) -> Result<i64, StoreError> {
+        self.single("SELECT revision FROM feed WHERE id = 1", args![]).await?.int("revision")
+    }
+
+    /// Makes it all happen, durably.
+    pub(crate) async fn commit(self) -> Result<(), StoreError> {
+        match self.inner {
+            Inner::Sqlite(tx) => tx.commit().await?,
+            Inner::Postgres(tx) => tx.commit().await?,
+        }
+        if let Some(revision) = self.announce {
+            super::feed::advance(&self.revision, revision);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,110 @@
+//! Where the store is. The address may hold a password: it is never shown.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use sqlx::postgres::PgConnectOptions;
+
+use super::StoreError;
+
+/// Which database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// One file, one server.
+    Sqlite,
+    /// Several servers may share it.
+    Postgres,
+}
+
+#[derive(Clone)]
+pub(super) enum Place {
+    Sqlite(PathBuf),
+    Postgres(Box<PgConnectOptions>),
+}
+
+/// Address and limits of the store.
+#[derive(Clone)]
+pub struct StoreSettings {
+    pub(super) place: Place,
+    /// The most connections this process opens.
+    pub connections: u32,
+    /// How long a request waits for a connection before the store counts as unavailable.
+    pub acquire_timeout: Duration,
+    /// How long PostgreSQL may work on one statement.
+    pub statement_timeout: Duration,
+}
+
+impl StoreSettings {
+    /// Reads `sqlite:PATH` or a `postgres://` address, with the default limits.
+    pub fn parse(address: &str) -> Result<Self, StoreError> {
+        let place = if let Some(path) = address.strip_prefix("sqlite:") {
+            let path = path.strip_prefix("//").unwrap_or(path);
+            if path.is_empty() || path.contains(":memory:") || path.contains('?') {
+                return Err(StoreError::Settings("sqlite: needs the path of a file, without options".into()));
+            }
+            Place::Sqlite(path.into())
+        } else if address.starts_with("postgres://") || address.starts_with("postgresql://") {
+            // The parser's message may quote the address, and with it the password.
+            let options = PgConnectOptions::from_str(address)
+                .map_err(|_| StoreError::Settings("the postgres:// address cannot be read".into()))?;
+            Place::Postgres(Box::new(options))
+        } else {
+            return Err(StoreError::Settings("an address begins with sqlite: or postgres://".into()));
+        };
+        Ok(Self {
+            place,
+            connections: 10,
+            acquire_timeout: Duration::from_secs(3),
+            statement_timeout: Duration::from_secs(10),
+        })
+    }
+
+    /// Which database the address names.
+    pub fn backend(&self) -> Backend {
+        match self.place {
+            Place::Sqlite(_) => Backend::Sqlite,
+            Place::Postgres(_) => Backend::Postgres,
+        }
+    }
+}
+
+impl fmt::Debug for StoreSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.place {
+            Place::Sqlite(path) => write!(f, "sqlite:{}", path.display()),
+            Place::Postgres(options) => write!(
+                f,
+                "postgres://{}:{}/{}",
+                options.get_host(),
+                options.get_port(),
+                options.get_database().unwrap_or_default()
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_are_not_shown_and_bad_addresses_are_refused() {
+        let settings = StoreSettings::parse("postgres://mill:hunter2@db.example:5433/rolls").unwrap();
+        assert_eq!(format!("{settings:?}"), "postgres://db.example:5433/rolls");
+        assert_eq!(settings.backend(), Backend::Postgres);
+        assert_eq!(StoreSettings::parse("sqlite:/var/x.db").unwrap().backend(), Backend::Sqlite);
+        for bad in [
+            "",
+            "mysql://x",
+            "sqlite:",
+            "sqlite::memory:",
+            "sqlite:x?mode=rwc",
+            "postgres://u:hunter2@h:99999999/d",
+        ] {
+            let error = StoreSettings::parse(bad).unwrap_err().to_string();
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+    }
+}

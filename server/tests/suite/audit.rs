@@ -1,0 +1,241 @@
+//! The audit's writing, sealing, listing and evidence.
+
+use std::collections::BTreeSet;
+
+use dandyroll_server::Timestamp;
+use dandyroll_server::audit::evidence::{self, EvidenceError};
+use dandyroll_server::audit::verify::verify;
+use dandyroll_server::audit::{Completion, Detail, Intent, Outcome, Receipt, Subject};
+use dandyroll_server::node::{Node, NodeError};
+use dandyroll_server::store::EntryFilter;
+
+use crate::place::Place;
+
+on_both!(
+    every_operation_has_its_two_rows_without_gaps,
+    a_caller_who_leaves_is_written_down,
+    without_the_store_nothing_begins,
+    lists_go_on_by_cursor,
+    outputs_are_found_by_their_keyed_hash,
+    two_servers_seal_one_chain,
+    evidence_convinces_a_third_party_and_no_edit_does,
+    a_database_that_contradicts_its_checkpoints_is_not_sealed,
+    the_database_itself_refuses_to_change_entries,
+);
+
+pub(crate) fn intent(action: &'static str) -> Intent {
+    let detail = Detail::from([("tokens", 7.into())]);
+    Intent { action, actor: "tester".into(), subject: Subject::default(), detail }
+}
+
+pub(crate) async fn operate(node: &Node, count: usize) -> Vec<Receipt> {
+    let mut receipts = Vec::new();
+    for _ in 0..count {
+        let operation = node.audit().begin(&intent("generate")).await.unwrap();
+        receipts.push(operation.complete(Completion::plain(Outcome::Ok)).await.unwrap());
+    }
+    receipts
+}
+
+async fn every_operation_has_its_two_rows_without_gaps(place: Place) {
+    let node = place.node("a").await;
+    let tasks: Vec<_> = (0..8)
+        .map(|_| {
+            let node = node.clone();
+            tokio::spawn(async move { operate(&node, 25).await })
+        })
+        .collect();
+    let mut receipts = BTreeSet::new();
+    for task in tasks {
+        receipts.extend(task.await.unwrap());
+    }
+    assert_eq!(receipts.len(), 200);
+    let filter = EntryFilter { action: Some("generate".into()), ..EntryFilter::default() };
+    let (entries, _) = node.audit().list(&filter, None, 1000).await.unwrap();
+    assert_eq!(entries.len(), 400);
+    let first = entries[0].seq;
+    assert!((first..).zip(&entries).all(|(seq, entry)| entry.seq == seq), "a gap");
+    for receipt in receipts {
+        let kinds: Vec<_> = entries
+            .iter()
+            .filter(|entry| entry.receipt == receipt.as_str())
+            .map(|entry| entry.kind.as_str())
+            .collect();
+        assert_eq!(kinds, ["begin", "end"]);
+    }
+}
+
+async fn a_caller_who_leaves_is_written_down(place: Place) {
+    let node = place.node("a").await;
+    drop(node.audit().begin(&intent("generate")).await.unwrap());
+    // The writer is one queue: what is begun now is written after.
+    operate(&node, 1).await;
+    let filter = EntryFilter { action: Some("generate".into()), ..EntryFilter::default() };
+    let (entries, _) = node.audit().list(&filter, None, 10).await.unwrap();
+    let outcomes: Vec<_> = entries.iter().map(|entry| entry.outcome.as_deref().unwrap_or("begin")).collect();
+    assert_eq!(outcomes, ["begin", "interrupted", "begin", "ok"]);
+}
+
+async fn without_the_store_nothing_begins(place: Place) {
+    let node = place.node("a").await;
+    node.store().close().await;
+    let mut done = false;
+    let work = async {
+        done = true;
+        Ok::<_, ()>(())
+    };
+    let result = node.audit().around(&intent("generate"), work, |_| Completion::plain(Outcome::Ok)).await;
+    assert!(result.is_err());
+    assert!(!done, "the operation happened without its row");
+}
+
+async fn lists_go_on_by_cursor(place: Place) {
+    let node = place.node("a").await;
+    operate(&node, 5).await;
+    let filter = EntryFilter { action: Some("generate".into()), ..EntryFilter::default() };
+    let (mut seen, mut cursor, mut pages) = (Vec::new(), None, 0);
+    loop {
+        let (entries, next) = node.audit().list(&filter, cursor, 3).await.unwrap();
+        seen.extend(entries.into_iter().map(|entry| entry.seq));
+        pages += 1;
+        let Some(next) = next else { break };
+        cursor = Some(next.to_string().parse().unwrap());
+    }
+    assert_eq!((seen.len(), pages), (10, 4));
+    assert!(seen.is_sorted());
+    for bad in ["", "7", "c", "c-1", "cx"] {
+        assert!(bad.parse::<dandyroll_server::audit::Cursor>().is_err(), "{bad}");
+    }
+}
+
+async fn outputs_are_found_by_their_keyed_hash(place: Place) {
+    let (a, b) = (place.node("a").await, place.node("b").await);
+    let operation = a.audit().begin(&intent("generate")).await.unwrap();
+    let end = Completion { output: Some(a.hasher().hash("what was made")), ..Completion::plain(Outcome::Ok) };
+    operation.complete(end).await.unwrap();
+    let find = |text: &str| EntryFilter {
+        output: Some(b.hasher().hash(text).to_string()),
+        ..EntryFilter::default()
+    };
+    assert_eq!(b.audit().list(&find("what was made"), None, 10).await.unwrap().0.len(), 1);
+    assert_eq!(b.audit().list(&find("something else"), None, 10).await.unwrap().0.len(), 0);
+}
+
+async fn two_servers_seal_one_chain(place: Place) {
+    let (a, b) = (place.node("a").await, place.node("b").await);
+    for _ in 0..5 {
+        operate(&a, 3).await;
+        operate(&b, 3).await;
+        let (one, two) = tokio::join!(a.seal(), b.seal());
+        one.unwrap();
+        two.unwrap();
+    }
+    a.seal().await.unwrap();
+    b.seal().await.unwrap();
+    for server in ["a", "b"] {
+        let (path, key) = (place.checkpoint_path(server), place.public_key(server));
+        let report = verify(a.store(), Some((&path, &key))).await.unwrap();
+        assert!(report.is_clean(), "{:#?}", report.findings);
+        assert!(report.checkpoints >= 5 && report.sealed >= 60 && report.unsealed == 0, "{report:?}");
+    }
+}
+
+async fn export(place: &Place, node: &Node, from: Timestamp, to: Timestamp) -> (Vec<u8>, evidence::Exported) {
+    let mut out = Vec::new();
+    let path = place.checkpoint_path("a");
+    let done =
+        evidence::export(node.store(), &path, &place.public_key("a"), (from, to), &mut out).await.unwrap();
+    (out, done)
+}
+
+async fn evidence_convinces_a_third_party_and_no_edit_does(place: Place) {
+    let node = place.node("a").await;
+    let key = place.public_key("a");
+    operate(&node, 3).await;
+    node.seal().await.unwrap();
+    let from = Timestamp::now();
+    operate(&node, 3).await;
+    node.seal().await.unwrap();
+    operate(&node, 4).await;
+    node.seal().await.unwrap();
+    let to = Timestamp::now();
+    operate(&node, 2).await;
+    node.seal().await.unwrap();
+
+    let (text, done) = export(&place, &node, from, to).await;
+    assert_eq!((done.entries, done.unsealed), (14, 0));
+    assert_eq!(evidence::check(&text[..], &key).unwrap(), 14);
+    let (all, _) = export(&place, &node, Timestamp::from_micros(0).unwrap(), Timestamp::now()).await;
+    assert!(evidence::check(&all[..], &key).unwrap() >= 24);
+    let (none, done) = export(
+        &place,
+        &node,
+        to.plus(std::time::Duration::from_secs(900)),
+        to.plus(std::time::Duration::from_secs(901)),
+    )
+    .await;
+    assert_eq!(done.entries, 0);
+    assert_eq!(evidence::check(&none[..], &key).unwrap(), 0);
+
+    // Another signer's key proves nothing.
+    drop(place.checkpoints("b"));
+    assert!(evidence::check(&text[..], &place.public_key("b")).is_err());
+    // No line can be left out, doubled, or changed in what it says.
+    let text = String::from_utf8(text).unwrap();
+    let lines: Vec<_> = text.lines().collect();
+    let broken = |lines: &[&str]| evidence::check(lines.join("\n").as_bytes(), &key).is_err();
+    assert!(!broken(&lines));
+    for at in 0..lines.len() {
+        let without: Vec<_> =
+            lines.iter().enumerate().filter(|(n, _)| *n != at).map(|(_, line)| *line).collect();
+        assert!(broken(&without), "without line {at}: {}", lines[at]);
+        let mut twice = lines.clone();
+        twice.insert(at, lines[at]);
+        assert!(broken(&twice), "line {at} twice");
+    }
+    for (what, with) in [
+        ("generate", "detected"),
+        ("\\\"ok\\\"", "\\\"no\\\""),
+        ("tester", "jester"),
+        ("\"seq\":8", "\"seq\":9"),
+    ] {
+        let at = text.find(what).unwrap_or_else(|| panic!("{what} is not in the evidence"));
+        let edited = format!("{}{with}{}", &text[..at], &text[at + what.len()..]);
+        let result = evidence::check(edited.as_bytes(), &key);
+        assert!(matches!(result, Err(EvidenceError::Broken { .. })), "{what}: {result:?}");
+    }
+
+    operate(&node, 1).await;
+    let (_, done) = export(&place, &node, from, Timestamp::now()).await;
+    assert_eq!(done.unsealed, 2, "what is not signed yet is said to be missing");
+}
+
+async fn a_database_that_contradicts_its_checkpoints_is_not_sealed(place: Place) {
+    let node = place.node("a").await;
+    operate(&node, 2).await;
+    node.seal().await.unwrap();
+    place
+        .tamper(&["UPDATE audit_epochs SET chain = leaves WHERE number = -1", "DELETE FROM audit_epochs"])
+        .await;
+    operate(&node, 1).await;
+    let error = node.seal().await.unwrap_err();
+    assert!(error.to_string().contains("was signed and is not in the database"), "{error}");
+    let again = Node::join(place.store().await, crate::place::keks(), place.checkpoints("a")).await;
+    assert!(matches!(again.unwrap_err(), NodeError::Audit(_)));
+}
+
+async fn the_database_itself_refuses_to_change_entries(place: Place) {
+    let node = place.node("a").await;
+    operate(&node, 1).await;
+    let sql = ["UPDATE audit_entries SET actor = 'x'", "DELETE FROM audit_entries"];
+    for sql in sql {
+        let error = if place.is_sqlite() {
+            let pool = sqlx::SqlitePool::connect(&place.address).await.unwrap();
+            sqlx::query(sql).execute(&pool).await.map(drop).unwrap_err()
+        } else {
+            let pool = sqlx::PgPool::connect(&place.address).await.unwrap();
+            sqlx::query(sql).execute(&pool).await.map(drop).unwrap_err()
+        };
+        assert!(error.to_string().contains("append-only"), "{error}");
+    }
+}

@@ -1,0 +1,85 @@
+//! An empty database for one test, with what a server needs beside it, and a door for tampering.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use dandyroll_server::audit::{AuditKey, CheckpointFile, PublicKey};
+use dandyroll_server::keys::{Kek, KekRing};
+use dandyroll_server::node::Node;
+use dandyroll_server::store::{Store, StoreSettings};
+
+pub(crate) struct Place {
+    pub(crate) address: String,
+    pub(crate) folder: tempfile::TempDir,
+}
+
+/// The key-encryption key of every test.
+pub(crate) const KEK: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+
+pub(crate) fn keks() -> Arc<KekRing> {
+    Arc::new(KekRing::new(Kek::parse(KEK).unwrap(), Vec::new()))
+}
+
+impl Place {
+    pub(crate) fn sqlite() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        Self { address: format!("sqlite:{}", folder.path().join("store.db").display()), folder }
+    }
+
+    pub(crate) async fn postgres() -> Self {
+        Self { address: crate::postgres::database().await, folder: tempfile::tempdir().unwrap() }
+    }
+
+    pub(crate) fn is_sqlite(&self) -> bool {
+        self.address.starts_with("sqlite:")
+    }
+
+    pub(crate) async fn store(&self) -> Store {
+        Store::open(&StoreSettings::parse(&self.address).unwrap()).await.unwrap()
+    }
+
+    pub(crate) fn checkpoint_path(&self, server: &str) -> PathBuf {
+        self.folder.path().join(format!("{server}.checkpoints"))
+    }
+
+    pub(crate) fn checkpoints(&self, server: &str) -> CheckpointFile {
+        let key = AuditKey::load_or_create(&self.folder.path().join(format!("{server}.key"))).unwrap();
+        CheckpointFile::open(&self.checkpoint_path(server), key).unwrap()
+    }
+
+    pub(crate) fn public_key(&self, server: &str) -> PublicKey {
+        AuditKey::load_or_create(&self.folder.path().join(format!("{server}.key"))).unwrap().public()
+    }
+
+    /// A server without tasks of its own.
+    pub(crate) async fn node(&self, server: &str) -> Node {
+        Node::join(self.store().await, keks(), self.checkpoints(server)).await.unwrap()
+    }
+
+    /// Changes the database behind the service's back, as somebody with full rights to it.
+    pub(crate) async fn tamper(&self, statements: &[&str]) {
+        if self.is_sqlite() {
+            let pool = sqlx::SqlitePool::connect(&self.address).await.unwrap();
+            let mut connection = pool.acquire().await.unwrap();
+            for trigger in ["audit_entries_no_update", "audit_entries_no_delete"] {
+                let sql = format!("DROP TRIGGER IF EXISTS {trigger}");
+                sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&mut *connection).await.unwrap();
+            }
+            for sql in statements {
+                sqlx::query(sqlx::AssertSqlSafe(*sql)).execute(&mut *connection).await.unwrap();
+            }
+            drop(connection);
+            pool.close().await;
+        } else {
+            let pool = sqlx::PgPool::connect(&self.address).await.unwrap();
+            let mut connection = pool.acquire().await.unwrap();
+            let sql = "DROP TRIGGER IF EXISTS audit_entries_frozen ON audit_entries";
+            sqlx::query(sql).execute(&mut *connection).await.unwrap();
+            for sql in statements {
+                sqlx::query(sqlx::AssertSqlSafe(*sql)).execute(&mut *connection).await.unwrap();
+            }
+            drop(connection);
+            pool.close().await;
+        }
+    }
+}
