@@ -20,7 +20,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
 ];
 
 /// Crates of others with the one crate of ours that may use each.
-const ONE_USER: &[(&str, &str)] = &[("ort", "generator"), ("tokenizers", "vocab"), ("hkdf", "scheme"), ("sqlx", "server")];
+const ONE_USER: &[(&str, &str)] =
+    &[("ort", "generator"), ("tokenizers", "vocab"), ("hkdf", "scheme"), ("sqlx", "server")];
 
 /// Files that never change once merged.
 const FROZEN: &[(&str, &str)] = &[
