@@ -206,8 +206,10 @@ impl Kek {
         let aad = self.associated(place);
         let payload = Payload { msg: secret, aad: &aad };
         let mut wrapped = nonce.to_vec();
-        // Fails only for messages of 256 GiB.
-        wrapped.extend(self.cipher().encrypt(&XNonce::from(*nonce), payload).unwrap_or_default());
+        #[expect(clippy::expect_used, reason = "a master that was not sealed would be a lost master")]
+        let sealed =
+            self.cipher().encrypt(&XNonce::from(*nonce), payload).expect("it fails only from 256 GiB on");
+        wrapped.extend(sealed);
         Ok(wrapped)
     }
 
