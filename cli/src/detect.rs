@@ -106,6 +106,15 @@ impl Plan {
         self.keys.get(hypothesis / self.modes.len().max(1))
     }
 
+    /// The rows shown for one finding. Beside a search for passages it speaks of the whole text only.
+    fn facts(&self, finding: &Finding, key: &KeyId) -> Vec<(String, String)> {
+        let mut rows = facts(finding, key, self.gamma, &self.policy);
+        if let Some((name, _)) = rows.first_mut().filter(|_| self.spans) {
+            *name = "whole text".into();
+        }
+        rows
+    }
+
     /// Tokenises and judges one input.
     fn judge<'a>(&mut self, input: &'a str, as_ids: bool) -> Result<Judged<'a>, Failure> {
         let tokens = if as_ids {
@@ -595,7 +604,7 @@ fn one(
     } else {
         writeln!(out, "{name}: {}", judged.verdict.name())?;
         for (finding, key) in &findings {
-            for (name, value) in facts(finding, &key.id, plan.gamma, &plan.policy) {
+            for (name, value) in plan.facts(finding, &key.id) {
                 writeln!(out, "  {name:<10} {value}")?;
             }
             writeln!(out)?;
@@ -614,10 +623,11 @@ fn one(
         coloured::write_terminal(out, &pieces, colours_wanted())?;
     }
     if args.html.is_some() {
-        let mut rows = findings
-            .first()
-            .map(|(finding, key)| facts(finding, &key.id, plan.gamma, &plan.policy))
-            .unwrap_or_default();
+        let mut rows =
+            findings.first().map(|(finding, key)| plan.facts(finding, &key.id)).unwrap_or_default();
+        if plan.spans {
+            rows.insert(0, ("verdict".into(), judged.verdict.name().into()));
+        }
         rows.extend(span_rows);
         rows.push(("profile".into(), plan.profile.clone()));
         sections.push(Section { heading: name, facts: rows, pieces });
