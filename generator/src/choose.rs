@@ -422,45 +422,4 @@ mod tests {
             assert!(chi < bound, "top-k {top_k:?}, top-p {top_p:?}: {chi} against {bound}");
         }
     }
-
-    /// `cargo test -p dandyroll-generator --lib speed -- --ignored --nocapture`: the least of 30 runs.
-    #[test]
-    #[ignore = "measures, asserts nothing"]
-    fn speed() {
-        for width in [50_257_u32, 151_936] {
-            // Peaked like a language model's: ln p falls about as 1.2 ln rank.
-            let logit = |i: u32| -1.2 * nearest(f64::from(i.wrapping_mul(2_654_435_761) % width + 1).ln());
-            let logits: Vec<f32> = (0..width).map(logit).collect();
-            let flat: Vec<f32> = logits.iter().map(|x| x * 0.05).collect();
-            for (name, logits, top_k, top_p) in [
-                ("plain", &logits, None, None),
-                ("top-k 50", &logits, Some(50), None),
-                ("top-p 0.95", &logits, None, Some(0.95)),
-                ("both", &logits, Some(50), Some(0.95)),
-                ("top-p 0.95, flat", &flat, None, Some(0.95)),
-                ("top-k 50, flat", &flat, Some(50), None),
-            ] {
-                let mut chooser = Chooser::new(Sampling::new(0.8, top_k, top_p, Some(1.1), 1).unwrap(), &[]);
-                let mut times: Vec<_> = (0..30)
-                    .map(|_| {
-                        let mut logits = logits.clone();
-                        let start = std::time::Instant::now();
-                        chooser.choose(&mut logits).unwrap();
-                        start.elapsed()
-                    })
-                    .collect();
-                times.sort();
-                println!("{width} {name}: {:.0?}, {} kept", times[0], chooser.nucleus.ids.len());
-            }
-            let mut times: Vec<_> = (0..30)
-                .map(|_| {
-                    let start = std::time::Instant::now();
-                    crate::Prediction::of(&logits).unwrap();
-                    start.elapsed()
-                })
-                .collect();
-            times.sort();
-            println!("{width} entropy and log-sum: {:.0?}", times[0]);
-        }
-    }
 }
