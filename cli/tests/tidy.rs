@@ -15,8 +15,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("detector", &["scheme", "vocab"]),
     ("generator", &["scheme", "vocab"]),
     ("evidence", &["scheme", "vocab", "detector", "generator"]),
-    ("server", &["scheme"]),
-    ("cli", &["scheme", "vocab", "detector", "generator"]),
+    ("api", &[]),
+    ("server", &["scheme", "vocab", "detector", "generator", "api"]),
+    ("cli", &["scheme", "vocab", "detector", "generator", "api", "server"]),
 ];
 
 /// Crates of others with the one crate of ours that may use each.
