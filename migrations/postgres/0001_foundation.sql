@@ -1,22 +1,30 @@
 -- Everything the service stores. Times are microseconds since 1970 (UTC), yes/no is 1/0, so that both stores read alike.
 
+-- Which store this is: made once, bound into the audit's chain and its signed checkpoints.
+CREATE TABLE store_identity (
+    id       BIGINT PRIMARY KEY CHECK (id = 1),
+    store_id TEXT NOT NULL CHECK (length(store_id) = 29)
+);
+
 CREATE TABLE feed (
     id       BIGINT PRIMARY KEY CHECK (id = 1),
     revision BIGINT NOT NULL CHECK (revision >= 0)
 );
 INSERT INTO feed (id, revision) VALUES (1, 0);
 
+-- Servers hold keys, and rotations wait for them; tools (the command line) do not.
 CREATE TABLE servers (
     id           TEXT PRIMARY KEY,
     started_at   BIGINT NOT NULL,
-    heartbeat_at BIGINT NOT NULL
+    heartbeat_at BIGINT NOT NULL,
+    holds_keys   BIGINT NOT NULL CHECK (holds_keys IN (0, 1))
 );
 
 -- Secrets of the service itself (the key of the audit's output hash), wrapped like masters.
 CREATE TABLE secrets (
     name    TEXT PRIMARY KEY,
     kek_id  TEXT NOT NULL,
-    wrapped BYTEA NOT NULL
+    wrapped BYTEA NOT NULL CHECK (length(wrapped) = 72)
 );
 
 CREATE TABLE profiles (
@@ -51,7 +59,7 @@ CREATE TABLE key_versions (
     state_before TEXT CHECK (state_before IN ('pending', 'verify_only', 'disabled', 'compromised')),
     origin       TEXT NOT NULL CHECK (origin IN ('generated', 'imported')),
     kek_id       TEXT,
-    wrapped      BYTEA,
+    wrapped      BYTEA CHECK (length(wrapped) = 72),
     created_at   BIGINT NOT NULL,
     changed_at   BIGINT NOT NULL,
     destroy_at   BIGINT,
@@ -70,16 +78,21 @@ CREATE UNIQUE INDEX key_versions_one_active ON key_versions (alias) WHERE state 
 CREATE TABLE rotations (
     alias      TEXT PRIMARY KEY REFERENCES rings (alias),
     version    BIGINT NOT NULL,
+    forced     BIGINT NOT NULL CHECK (forced IN (0, 1)),
     started_at BIGINT NOT NULL,
+    UNIQUE (alias, version),
     FOREIGN KEY (alias, version) REFERENCES key_versions (alias, version)
 );
 
--- No reference to servers: an acknowledgement may outlive its server by a moment.
+-- No reference to servers: an acknowledgement may outlive its server by a moment. Of a version, so that one that
+-- arrives late never counts for the next rotation.
 CREATE TABLE rotation_acks (
-    alias     TEXT NOT NULL REFERENCES rotations (alias) ON DELETE CASCADE,
+    alias     TEXT NOT NULL,
+    version   BIGINT NOT NULL,
     server_id TEXT NOT NULL,
     acked_at  BIGINT NOT NULL,
-    PRIMARY KEY (alias, server_id)
+    PRIMARY KEY (alias, version, server_id),
+    FOREIGN KEY (alias, version) REFERENCES rotations (alias, version) ON DELETE CASCADE
 );
 
 CREATE TABLE api_tokens (
@@ -96,6 +109,26 @@ CREATE TABLE api_tokens (
     revoked_at BIGINT,
     CHECK ((per_minute IS NULL) = (burst IS NULL))
 );
+
+-- Answers to requests that carried an idempotency key. An answer may hold a token's secret: it is sealed.
+CREATE TABLE idempotency (
+    token_id     TEXT NOT NULL CHECK (length(token_id) = 16),
+    key          TEXT NOT NULL CHECK (length(key) BETWEEN 1 AND 255),
+    attempt      TEXT NOT NULL CHECK (length(attempt) = 29),
+    request      TEXT NOT NULL,
+    request_mac  BYTEA NOT NULL CHECK (length(request_mac) = 32),
+    server_id    TEXT NOT NULL,
+    state        TEXT NOT NULL CHECK (state IN ('running', 'done')),
+    status       BIGINT CHECK (status BETWEEN 100 AND 599),
+    content_type TEXT,
+    sealed_body  BYTEA CHECK (length(sealed_body) BETWEEN 40 AND 1048616),
+    created_at   BIGINT NOT NULL,
+    PRIMARY KEY (token_id, key),
+    CHECK ((state = 'done') = (status IS NOT NULL)),
+    CHECK ((state = 'done') = (content_type IS NOT NULL)),
+    CHECK ((state = 'done') = (sealed_body IS NOT NULL))
+);
+CREATE INDEX idempotency_created ON idempotency (created_at);
 
 -- seq is given out in the transaction that inserts, under the lock of audit_head: no gaps, and a row is
 -- visible as soon as the head counts it.
@@ -145,10 +178,30 @@ CREATE TABLE audit_epochs (
 );
 
 CREATE TABLE audit_seal (
-    id     BIGINT PRIMARY KEY CHECK (id = 1),
-    epochs BIGINT NOT NULL CHECK (epochs >= 0)
+    id       BIGINT PRIMARY KEY CHECK (id = 1),
+    epochs   BIGINT NOT NULL CHECK (epochs >= 0),
+    segments BIGINT NOT NULL CHECK (segments >= 0)
 );
-INSERT INTO audit_seal (id, epochs) VALUES (1, 0);
+INSERT INTO audit_seal (id, epochs, segments) VALUES (1, 0, 0);
+
+-- Where an operator accepted a database that its signed checkpoints contradict: the chain goes on over this row,
+-- so that the seam can neither be left out nor edited.
+CREATE TABLE audit_segments (
+    number          BIGINT PRIMARY KEY CHECK (number >= 1),
+    after_epoch     BIGINT NOT NULL CHECK (after_epoch >= 0),
+    abandoned_epoch BIGINT NOT NULL CHECK (abandoned_epoch >= 0),
+    abandoned_chain BYTEA NOT NULL CHECK (length(abandoned_chain) = 32),
+    accepted_at     BIGINT NOT NULL,
+    accepted_by     TEXT NOT NULL,
+    reason          TEXT NOT NULL CHECK (length(reason) BETWEEN 1 AND 1000)
+);
+
+-- How far each key has signed, so that a checkpoint file that was emptied or cut is noticed.
+CREATE TABLE audit_signers (
+    public_key TEXT PRIMARY KEY CHECK (length(public_key) = 64),
+    lines      BIGINT NOT NULL CHECK (lines >= 1),
+    epoch      BIGINT NOT NULL CHECK (epoch >= 0)
+);
 
 -- Entries are only ever added: this stops mistakes of ours, not an intruder (the hash chain is for those).
 CREATE FUNCTION audit_entries_frozen() RETURNS trigger LANGUAGE plpgsql AS

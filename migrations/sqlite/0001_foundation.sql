@@ -1,35 +1,43 @@
 -- Everything the service stores. Times are microseconds since 1970 (UTC), yes/no is 1/0, so that both stores read alike.
 
+-- Which store this is: made once, bound into the audit's chain and its signed checkpoints.
+CREATE TABLE store_identity (
+    id       INTEGER PRIMARY KEY CHECK (id = 1),
+    store_id TEXT NOT NULL CHECK (length(store_id) = 29)
+) STRICT;
+
 CREATE TABLE feed (
     id       INTEGER PRIMARY KEY CHECK (id = 1),
     revision INTEGER NOT NULL CHECK (revision >= 0)
-);
+) STRICT;
 INSERT INTO feed (id, revision) VALUES (1, 0);
 
+-- Servers hold keys, and rotations wait for them; tools (the command line) do not.
 CREATE TABLE servers (
     id           TEXT PRIMARY KEY,
     started_at   INTEGER NOT NULL,
-    heartbeat_at INTEGER NOT NULL
-);
+    heartbeat_at INTEGER NOT NULL,
+    holds_keys   INTEGER NOT NULL CHECK (holds_keys IN (0, 1))
+) STRICT;
 
 -- Secrets of the service itself (the key of the audit's output hash), wrapped like masters.
 CREATE TABLE secrets (
     name    TEXT PRIMARY KEY,
     kek_id  TEXT NOT NULL,
-    wrapped BLOB NOT NULL
-);
+    wrapped BLOB NOT NULL CHECK (length(wrapped) = 72)
+) STRICT;
 
 CREATE TABLE profiles (
     id         TEXT PRIMARY KEY CHECK (length(id) = 55),
     canonical  TEXT NOT NULL,
     created_at INTEGER NOT NULL
-);
+) STRICT;
 
 CREATE TABLE profile_names (
     name       TEXT PRIMARY KEY CHECK (length(name) BETWEEN 1 AND 64),
     profile_id TEXT NOT NULL REFERENCES profiles (id),
     changed_at INTEGER NOT NULL
-);
+) STRICT;
 
 CREATE TABLE rings (
     alias          TEXT PRIMARY KEY CHECK (length(alias) BETWEEN 1 AND 64),
@@ -40,7 +48,7 @@ CREATE TABLE rings (
     next_rotation  INTEGER,
     created_at     INTEGER NOT NULL,
     CHECK ((rotate_every IS NULL) = (next_rotation IS NULL))
-);
+) STRICT;
 
 CREATE TABLE key_versions (
     alias        TEXT NOT NULL REFERENCES rings (alias),
@@ -51,7 +59,7 @@ CREATE TABLE key_versions (
     state_before TEXT CHECK (state_before IN ('pending', 'verify_only', 'disabled', 'compromised')),
     origin       TEXT NOT NULL CHECK (origin IN ('generated', 'imported')),
     kek_id       TEXT,
-    wrapped      BLOB,
+    wrapped      BLOB CHECK (length(wrapped) = 72),
     created_at   INTEGER NOT NULL,
     changed_at   INTEGER NOT NULL,
     destroy_at   INTEGER,
@@ -63,24 +71,29 @@ CREATE TABLE key_versions (
     CHECK ((state = 'pending_destroy') = (destroy_at IS NOT NULL)),
     CHECK ((state = 'pending_destroy') = (state_before IS NOT NULL)),
     CHECK ((calibrated IS NULL) = (calibration IS NULL))
-);
+) STRICT;
 -- Exactly the rule "at most one active", held by the database too.
 CREATE UNIQUE INDEX key_versions_one_active ON key_versions (alias) WHERE state = 'active';
 
 CREATE TABLE rotations (
     alias      TEXT PRIMARY KEY REFERENCES rings (alias),
     version    INTEGER NOT NULL,
+    forced     INTEGER NOT NULL CHECK (forced IN (0, 1)),
     started_at INTEGER NOT NULL,
+    UNIQUE (alias, version),
     FOREIGN KEY (alias, version) REFERENCES key_versions (alias, version)
-);
+) STRICT;
 
--- No reference to servers: an acknowledgement may outlive its server by a moment.
+-- No reference to servers: an acknowledgement may outlive its server by a moment. Of a version, so that one that
+-- arrives late never counts for the next rotation.
 CREATE TABLE rotation_acks (
-    alias     TEXT NOT NULL REFERENCES rotations (alias) ON DELETE CASCADE,
+    alias     TEXT NOT NULL,
+    version   INTEGER NOT NULL,
     server_id TEXT NOT NULL,
     acked_at  INTEGER NOT NULL,
-    PRIMARY KEY (alias, server_id)
-);
+    PRIMARY KEY (alias, version, server_id),
+    FOREIGN KEY (alias, version) REFERENCES rotations (alias, version) ON DELETE CASCADE
+) STRICT;
 
 CREATE TABLE api_tokens (
     id         TEXT PRIMARY KEY CHECK (length(id) = 16),
@@ -95,7 +108,27 @@ CREATE TABLE api_tokens (
     expires_at INTEGER,
     revoked_at INTEGER,
     CHECK ((per_minute IS NULL) = (burst IS NULL))
-);
+) STRICT;
+
+-- Answers to requests that carried an idempotency key. An answer may hold a token's secret: it is sealed.
+CREATE TABLE idempotency (
+    token_id     TEXT NOT NULL CHECK (length(token_id) = 16),
+    key          TEXT NOT NULL CHECK (length(key) BETWEEN 1 AND 255),
+    attempt      TEXT NOT NULL CHECK (length(attempt) = 29),
+    request      TEXT NOT NULL,
+    request_mac  BLOB NOT NULL CHECK (length(request_mac) = 32),
+    server_id    TEXT NOT NULL,
+    state        TEXT NOT NULL CHECK (state IN ('running', 'done')),
+    status       INTEGER CHECK (status BETWEEN 100 AND 599),
+    content_type TEXT,
+    sealed_body  BLOB CHECK (length(sealed_body) BETWEEN 40 AND 1048616),
+    created_at   INTEGER NOT NULL,
+    PRIMARY KEY (token_id, key),
+    CHECK ((state = 'done') = (status IS NOT NULL)),
+    CHECK ((state = 'done') = (content_type IS NOT NULL)),
+    CHECK ((state = 'done') = (sealed_body IS NOT NULL))
+) STRICT;
+CREATE INDEX idempotency_created ON idempotency (created_at);
 
 -- seq is given out in the transaction that inserts, under the lock of audit_head: no gaps, and a row is
 -- visible as soon as the head counts it.
@@ -116,7 +149,7 @@ CREATE TABLE audit_entries (
     detail    TEXT NOT NULL,
     UNIQUE (receipt, kind),
     CHECK ((kind = 'end') = (outcome IS NOT NULL))
-);
+) STRICT;
 CREATE INDEX audit_entries_at ON audit_entries (at);
 CREATE INDEX audit_entries_key ON audit_entries (key_id) WHERE key_id IS NOT NULL;
 CREATE INDEX audit_entries_output ON audit_entries (output) WHERE output IS NOT NULL;
@@ -125,12 +158,12 @@ CREATE INDEX audit_entries_output ON audit_entries (output) WHERE output IS NOT 
 CREATE TABLE audit_open (
     receipt TEXT PRIMARY KEY,
     server  TEXT NOT NULL
-);
+) STRICT;
 
 CREATE TABLE audit_head (
     id       INTEGER PRIMARY KEY CHECK (id = 1),
     next_seq INTEGER NOT NULL CHECK (next_seq >= 1)
-);
+) STRICT;
 INSERT INTO audit_head (id, next_seq) VALUES (1, 1);
 
 CREATE TABLE audit_epochs (
@@ -142,13 +175,33 @@ CREATE TABLE audit_epochs (
     root      BLOB NOT NULL CHECK (length(root) = 32),
     chain     BLOB NOT NULL CHECK (length(chain) = 32),
     CHECK (length(leaves) = entries * 32)
-);
+) STRICT;
 
 CREATE TABLE audit_seal (
-    id     INTEGER PRIMARY KEY CHECK (id = 1),
-    epochs INTEGER NOT NULL CHECK (epochs >= 0)
-);
-INSERT INTO audit_seal (id, epochs) VALUES (1, 0);
+    id       INTEGER PRIMARY KEY CHECK (id = 1),
+    epochs   INTEGER NOT NULL CHECK (epochs >= 0),
+    segments INTEGER NOT NULL CHECK (segments >= 0)
+) STRICT;
+INSERT INTO audit_seal (id, epochs, segments) VALUES (1, 0, 0);
+
+-- Where an operator accepted a database that its signed checkpoints contradict: the chain goes on over this row,
+-- so that the seam can neither be left out nor edited.
+CREATE TABLE audit_segments (
+    number          INTEGER PRIMARY KEY CHECK (number >= 1),
+    after_epoch     INTEGER NOT NULL CHECK (after_epoch >= 0),
+    abandoned_epoch INTEGER NOT NULL CHECK (abandoned_epoch >= 0),
+    abandoned_chain BLOB NOT NULL CHECK (length(abandoned_chain) = 32),
+    accepted_at     INTEGER NOT NULL,
+    accepted_by     TEXT NOT NULL,
+    reason          TEXT NOT NULL CHECK (length(reason) BETWEEN 1 AND 1000)
+) STRICT;
+
+-- How far each key has signed, so that a checkpoint file that was emptied or cut is noticed.
+CREATE TABLE audit_signers (
+    public_key TEXT PRIMARY KEY CHECK (length(public_key) = 64),
+    lines      INTEGER NOT NULL CHECK (lines >= 1),
+    epoch      INTEGER NOT NULL CHECK (epoch >= 0)
+) STRICT;
 
 -- Entries are only ever added: this stops mistakes of ours, not an intruder (the hash chain is for those).
 CREATE TRIGGER audit_entries_no_update BEFORE UPDATE ON audit_entries

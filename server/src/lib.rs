@@ -4,13 +4,17 @@
 //! - [`keys`] is where a key is born, wrapped, loaded, used and destroyed; everyone else holds a `KeyId`.
 //! - [`tokens`] are the callers: secret, scopes, policy, limits.
 //! - [`audit`] writes what was done, seals it, and tells what was tampered with.
+//! - [`idempotency`] gives a repeated request its first answer.
 //! - [`profiles`] are what generation and detection agree on.
+//! - [`place`] is the data folder: database, keys and checkpoints of a service without other settings.
 //! - [`node`] is one running server among others: heartbeat, re-reading, acknowledging, sealing.
 
 pub mod audit;
 mod codec;
+pub mod idempotency;
 pub mod keys;
 pub mod node;
+pub mod place;
 pub mod profiles;
 pub mod store;
 pub mod timestamp;

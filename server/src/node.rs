@@ -9,12 +9,12 @@ use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
-use crate::Timestamp;
 use crate::audit::{
     Audit, AuditError, CheckpointFile, Completion, Detail, Intent, Outcome, OutputHasher, Sealer, Subject,
 };
 use crate::codec::RandomFailed;
-use crate::keys::{KekRing, KeyError, Keys, Rings, Target};
+use crate::idempotency::Idempotency;
+use crate::keys::{KekRing, KeyError, Keys, Rings};
 use crate::profiles::{ProfileTable, Profiles};
 use crate::store::{Health, ServerId, Store, StoreError, follow};
 use crate::tokens::{TokenTable, Tokens};
@@ -33,6 +33,18 @@ pub struct Snapshot {
     pub profiles: ProfileTable,
     /// Tokens.
     pub tokens: TokenTable,
+}
+
+impl Snapshot {
+    /// What is wrong with rows that could not be read.
+    pub fn damaged(&self) -> impl Iterator<Item = &StoreError> {
+        self.rings.damaged.iter().chain(&self.profiles.damaged).chain(&self.tokens.damaged)
+    }
+}
+
+/// The first row that could not be read, as a failure.
+fn readable(damaged: Vec<StoreError>) -> Result<(), NodeError> {
+    damaged.into_iter().next().map_or(Ok(()), |error| Err(error.into()))
 }
 
 /// Why a server could not start, or do its round.
@@ -59,14 +71,16 @@ pub struct Readiness {
     pub store: Result<(), String>,
     /// Whether the last round of upkeep (heartbeat, sealing) succeeded.
     pub upkeep: Result<(), String>,
-    /// Keys that do not open.
+    /// Keys that do not open: their text is not detected here, and with an active one nothing is marked.
     pub broken_keys: Vec<String>,
+    /// Rows of keys, profiles and tokens that can't be read, named: they count as not there.
+    pub damaged_rows: Vec<String>,
 }
 
 impl Readiness {
     /// Whether to send requests here.
     pub fn is_ready(&self) -> bool {
-        self.store.is_ok() && self.upkeep.is_ok()
+        self.store.is_ok() && self.upkeep.is_ok() && self.damaged_rows.is_empty()
     }
 }
 
@@ -76,6 +90,7 @@ struct Inner {
     keys: Keys,
     audit: Audit,
     hasher: OutputHasher,
+    idempotency: Idempotency,
     snapshot: watch::Sender<Arc<Snapshot>>,
     followed: watch::Sender<Health>,
     upkeep: watch::Sender<Result<(), String>>,
@@ -125,6 +140,7 @@ impl Node {
         let keys = Keys::new(store.clone(), keks);
         let sealer = Sealer::open(store.clone(), checkpoints).await?;
         let hasher = OutputHasher::open(&keys).await?;
+        let idempotency = Idempotency::open(store.clone(), id.clone(), &keys).await?;
         // The writer ends by itself, with the last holder of the audit.
         let (audit, _writer) = Audit::start(store.clone(), id.clone());
         let inner = Inner {
@@ -133,6 +149,7 @@ impl Node {
             keys,
             audit,
             hasher,
+            idempotency,
             snapshot: watch::Sender::default(),
             followed: watch::Sender::new(Health::Lost("not followed yet".into())),
             upkeep: watch::Sender::new(Err("not done yet".into())),
@@ -189,6 +206,11 @@ impl Node {
         &self.inner.audit
     }
 
+    /// The memory of requests with idempotency keys.
+    pub fn idempotency(&self) -> &Idempotency {
+        &self.inner.idempotency
+    }
+
     /// What makes output hashes.
     pub fn hasher(&self) -> &OutputHasher {
         &self.inner.hasher
@@ -206,20 +228,22 @@ impl Node {
 
     /// Whether it can serve.
     pub fn readiness(&self) -> Readiness {
+        let snapshot = self.snapshot();
+        let damaged = snapshot.damaged().map(ToString::to_string).collect();
         Readiness {
             store: match &*self.inner.followed.borrow() {
                 Health::Following => Ok(()),
                 Health::Lost(why) => Err(why.clone()),
             },
             upkeep: self.inner.upkeep.borrow().clone(),
-            broken_keys: self.snapshot().rings.broken.iter().map(ToString::to_string).collect(),
+            broken_keys: snapshot.rings.broken.iter().map(ToString::to_string).collect(),
+            damaged_rows: damaged,
         }
     }
 
     /// Says that it is alive.
     pub async fn heartbeat(&self) -> Result<(), NodeError> {
-        let now = self.inner.store.now().await?;
-        Ok(self.inner.store.heartbeat(&self.inner.id, now).await?)
+        Ok(self.inner.store.heartbeat(&self.inner.id).await?)
     }
 
     /// Reads keys, profiles and tokens again, and acknowledges versions that rings rotate to.
@@ -235,6 +259,9 @@ impl Node {
             tracing::error!(error = %broken, "a key does not open");
         }
         let next = Arc::new(Snapshot { revision, rings, profiles, tokens });
+        for damaged in next.damaged() {
+            tracing::error!(error = %damaged, "a row can't be read and counts as not there");
+        }
         snapshot.send_if_modified(|current| {
             let newer = next.revision >= current.revision;
             if newer {
@@ -244,86 +271,110 @@ impl Node {
         });
         // Acknowledged only now that marking and detection can see them.
         let held = self.snapshot();
-        let mut loaded = keys.rotations().await?;
+        let mut loaded = keys.rotations().await?.rows;
         loaded.retain(|(alias, version)| held.rings.holds(alias, *version));
         if !loaded.is_empty() {
-            let now = store.now().await?;
-            keys.acknowledge(id, &loaded, now).await?;
+            keys.acknowledge(id, &loaded).await?;
             self.finish_rotations().await?;
         }
         Ok(())
     }
 
     async fn finish_rotations(&self) -> Result<(), NodeError> {
-        for (alias, version) in self.inner.keys.ready_rotations().await? {
-            let now = self.inner.store.now().await?;
+        let ready = self.inner.keys.ready_rotations().await?;
+        let mut first = Ok(());
+        for (alias, version) in ready.rows {
             let subject =
                 Subject { alias: Some(alias.clone()), version: Some(version), ..Subject::default() };
-            let work = self.inner.keys.finish_rotation(&alias, now);
-            self.by_clock("key.activate", subject, work).await?;
+            let work = self.inner.keys.finish_rotation(&alias);
+            let result = self.by_clock("key.activate", subject, work, Option::is_some).await;
+            first = first.and(result);
         }
-        Ok(())
+        first.and(readable(ready.damaged))
     }
 
-    /// Does something that nobody asked for just now, and writes it down.
+    /// Does something that nobody asked for just now, and writes down what became of it. `happened` tells from
+    /// the result whether it did: what another server did first, or somebody called off, was refused here.
     async fn by_clock<T>(
         &self,
         action: &'static str,
         subject: Subject,
         work: impl Future<Output = Result<T, KeyError>>,
+        happened: impl FnOnce(&T) -> bool,
     ) -> Result<(), NodeError> {
         let intent = Intent { action, actor: "system".into(), subject, detail: Detail::new() };
-        let tell = |result: &Result<T, KeyError>| match result {
-            Ok(_) => Completion::plain(Outcome::Ok),
-            Err(error) => Completion {
-                detail: Detail::from([("error", error.to_string().as_str().into())]),
-                ..Completion::plain(Outcome::Failed)
-            },
+        let tell = |result: &Result<T, KeyError>| {
+            let (outcome, error) = match result {
+                Ok(done) if happened(done) => return Completion::plain(Outcome::Ok),
+                Ok(_) => (Outcome::Refused, "it was not due any more".to_owned()),
+                Err(error) if error.is_refusal() => (Outcome::Refused, error.to_string()),
+                Err(error) => (Outcome::Failed, error.to_string()),
+            };
+            Completion {
+                detail: Detail::from([("error", error.as_str().into())]),
+                ..Completion::plain(outcome)
+            }
         };
         let (_, result) = self.inner.audit.around(&intent, work, tell).await?;
-        result.map(drop).map_err(NodeError::Key)
+        match result {
+            Err(error) if !error.is_refusal() => Err(NodeError::Key(error)),
+            _ => Ok(()),
+        }
     }
 
-    /// One round: heartbeat, rotations, destructions, recovery, sealing. All are tried even if one fails; the
-    /// first failure is returned.
+    /// One round: heartbeat, rotations, destructions, recovery, sealing, clearing away. All are tried even if one
+    /// fails; the first failure is returned.
     pub async fn upkeep(&self) -> Result<(), NodeError> {
+        // On the heap, as in `join`.
+        Box::pin(self.round()).await
+    }
+
+    async fn round(&self) -> Result<(), NodeError> {
         let results = [
             self.heartbeat().await,
             self.finish_rotations().await,
-            self.rotate_and_destroy().await,
+            self.rotate_due().await,
+            self.destroy_due().await,
             self.inner.audit.recover().await.map(drop).map_err(NodeError::Audit),
             self.seal().await,
+            self.inner.idempotency.expire().await.map(drop).map_err(NodeError::Store),
+            self.inner.store.truncate_log().await.map_err(NodeError::Store),
         ];
         results.into_iter().collect()
     }
 
-    async fn rotate_and_destroy(&self) -> Result<(), NodeError> {
-        let Inner { store, keys, .. } = &*self.inner;
-        let now = store.now().await?;
-        for alias in keys.due_for_rotation(now).await? {
+    async fn rotate_due(&self) -> Result<(), NodeError> {
+        let due = self.inner.keys.due_for_rotation().await?;
+        let mut first = Ok(());
+        for alias in due.rows {
             let subject = Subject { alias: Some(alias.clone()), ..Subject::default() };
-            let work = keys.rotate(&alias, Target::Generate, false, now);
-            match self.by_clock("key.rotate", subject, work).await {
-                // Another server was first.
-                Err(NodeError::Key(KeyError::Rotating { .. })) => {}
-                other => other?,
-            }
+            let work = self.inner.keys.rotate_due(&alias);
+            let result = self.by_clock("key.rotate", subject, work, Option::is_some).await;
+            first = first.and(result);
         }
-        for row in keys.due_for_destruction(now).await? {
+        first.and(readable(due.damaged))
+    }
+
+    async fn destroy_due(&self) -> Result<(), NodeError> {
+        let due = self.inner.keys.due_for_destruction().await?;
+        let mut first = Ok(());
+        for row in due.rows {
             let subject = Subject {
                 alias: Some(row.alias.clone()),
                 version: Some(row.version),
                 key_id: Some(row.key_id),
                 profile: None,
             };
-            self.by_clock("key.destroy", subject, keys.destroy(&row.alias, row.version, now)).await?;
+            let work = self.inner.keys.destroy(&row.alias, row.version);
+            let result = self.by_clock("key.destroy", subject, work, |destroyed| *destroyed).await;
+            first = first.and(result);
         }
-        Ok(())
+        first.and(readable(due.damaged))
     }
 
     /// Seals what was written so far.
     pub async fn seal(&self) -> Result<(), NodeError> {
-        self.inner.sealer.lock().await.seal(Timestamp::now()).await?;
+        self.inner.sealer.lock().await.seal().await?;
         Ok(())
     }
 

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use dandyroll_scheme::{BindError, OutOfRange, Profile, ProfileId, Recipe, Sha256Digest};
 use serde::Deserialize;
 
-use crate::Timestamp;
 use crate::keys::Alias;
 use crate::store::{ProfileRow, Store, StoreError, Tx};
 
@@ -99,15 +98,11 @@ impl Profiles {
     }
 
     /// Stores a profile, and lets a name mean it. What is stored never changes; what a name means may.
-    pub async fn put(
-        &self,
-        profile: &Profile,
-        name: Option<&Alias>,
-        now: Timestamp,
-    ) -> Result<ProfileId, ProfileError> {
+    pub async fn put(&self, profile: &Profile, name: Option<&Alias>) -> Result<ProfileId, ProfileError> {
         let id = profile.id();
-        let row = ProfileRow { id: id.to_string(), canonical: profile.canonical_json(), created_at: now };
         let mut tx = self.store.write().await?;
+        let now = tx.now().await?;
+        let row = ProfileRow { id: id.to_string(), canonical: profile.canonical_json(), created_at: now };
         tx.insert_profile(&row).await?;
         if let Some(name) = name {
             tx.name_profile(name, &row.id, now).await?;
@@ -123,23 +118,35 @@ impl Profiles {
 pub struct ProfileTable {
     by_id: BTreeMap<ProfileId, Profile>,
     by_name: BTreeMap<Alias, ProfileId>,
+    /// Rows that can't be read, named: what they held is not used, everything else is.
+    pub damaged: Vec<StoreError>,
 }
 
 impl ProfileTable {
     pub(crate) async fn load(tx: &mut Tx) -> Result<Self, StoreError> {
         let mut table = Self::default();
-        for row in tx.profiles().await? {
-            let damaged = |what: String| StoreError::Damaged(format!("profile {}: {what}", row.id));
-            let profile = parse(&row.canonical).map_err(|error| damaged(error.to_string()))?;
-            if profile.id().as_str() != row.id {
-                return Err(damaged("its content has another address".into()));
+        let profiles = tx.profiles().await?;
+        table.damaged.extend(profiles.damaged);
+        for row in profiles.rows {
+            let damaged = |what: String| StoreError::Damaged(format!("profiles, id {}: {what}", row.id));
+            match parse(&row.canonical) {
+                Ok(profile) if profile.id().as_str() == row.id => {
+                    table.by_id.insert(profile.id(), profile);
+                }
+                Ok(_) => table.damaged.push(damaged("its content has another address".into())),
+                Err(error) => table.damaged.push(damaged(error.to_string())),
             }
-            table.by_id.insert(profile.id(), profile);
         }
-        for (name, id) in tx.profile_names().await? {
-            let id =
-                id.parse().map_err(|_| StoreError::Damaged(format!("profile name {name} means {id:?}")))?;
-            table.by_name.insert(name, id);
+        let names = tx.profile_names().await?;
+        table.damaged.extend(names.damaged);
+        for (name, id) in names.rows {
+            match id.parse() {
+                Ok(id) => drop(table.by_name.insert(name, id)),
+                Err(_) => {
+                    let what = format!("profile_names, name {name}: it means {id:?}");
+                    table.damaged.push(StoreError::Damaged(what));
+                }
+            }
         }
         Ok(table)
     }

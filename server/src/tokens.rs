@@ -329,29 +329,30 @@ impl Tokens {
     }
 
     /// Makes a token; this is the only moment at which its secret exists outside its owner's hands.
-    pub async fn create(&self, grant: &Grant, now: Timestamp) -> Result<Token, TokenError> {
+    pub async fn create(&self, grant: &Grant) -> Result<Token, TokenError> {
         let mut tx = self.store.write().await?;
-        let token = insert(&mut tx, grant, now).await?;
+        let token = insert(&mut tx, grant).await?;
         tx.commit().await?;
         Ok(token)
     }
 
     /// Makes a token if there has never been one: for the first administrator.
-    pub async fn create_first(&self, grant: &Grant, now: Timestamp) -> Result<Option<Token>, TokenError> {
+    pub async fn create_first(&self, grant: &Grant) -> Result<Option<Token>, TokenError> {
         let mut tx = self.store.write().await?;
         // The feed's row is locked by this: of two servers that start at once, one makes the token.
         tx.changed().await?;
-        if !tx.tokens().await?.is_empty() {
+        if tx.has_tokens().await? {
             return Ok(None);
         }
-        let token = insert(&mut tx, grant, now).await?;
+        let token = insert(&mut tx, grant).await?;
         tx.commit().await?;
         Ok(Some(token))
     }
 
     /// Ends a token. Ending it again changes nothing.
-    pub async fn revoke(&self, id: &TokenId, now: Timestamp) -> Result<(), TokenError> {
+    pub async fn revoke(&self, id: &TokenId) -> Result<(), TokenError> {
         let mut tx = self.store.write().await?;
+        let now = tx.now().await?;
         if !tx.revoke_token(id, now).await? {
             return Err(TokenError::Unknown(id.clone()));
         }
@@ -362,13 +363,17 @@ impl Tokens {
 
     /// Every token, revoked ones too.
     pub async fn list(&self) -> Result<Vec<TokenInfo>, TokenError> {
-        let rows = self.store.read().await?.tokens().await?;
-        Ok(rows.into_iter().map(|row| row.info).collect())
+        let each = self.store.read().await?.tokens().await?;
+        match each.damaged.into_iter().next() {
+            Some(error) => Err(error.into()),
+            None => Ok(each.rows.into_iter().map(|row| row.info).collect()),
+        }
     }
 }
 
-async fn insert(tx: &mut Tx, grant: &Grant, now: Timestamp) -> Result<Token, TokenError> {
+async fn insert(tx: &mut Tx, grant: &Grant) -> Result<Token, TokenError> {
     grant.check()?;
+    let now = tx.now().await?;
     let token = Token::generate()?;
     let info = TokenInfo { id: token.id.clone(), grant: grant.clone(), created_at: now, revoked_at: None };
     tx.insert_token(&TokenRow { info, hash: token.hash() }).await?;
@@ -380,12 +385,15 @@ async fn insert(tx: &mut Tx, grant: &Grant, now: Timestamp) -> Result<Token, Tok
 #[derive(Debug, Default)]
 pub struct TokenTable {
     rows: BTreeMap<TokenId, TokenRow>,
+    /// Rows that can't be read, named: their tokens are not known.
+    pub damaged: Vec<StoreError>,
 }
 
 impl TokenTable {
     pub(crate) async fn load(tx: &mut Tx) -> Result<Self, StoreError> {
-        let rows = tx.tokens().await?;
-        Ok(Self { rows: rows.into_iter().map(|row| (row.info.id.clone(), row)).collect() })
+        let each = tx.tokens().await?;
+        let rows = each.rows.into_iter().map(|row| (row.info.id.clone(), row)).collect();
+        Ok(Self { rows, damaged: each.damaged })
     }
 
     /// Who presents this token.

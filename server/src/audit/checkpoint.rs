@@ -275,7 +275,7 @@ pub fn read_lines(path: &Path) -> Result<Vec<NumberedLine>, AuditError> {
 }
 
 /// Makes a new directory entry durable.
-fn sync_folder(path: &Path) -> io::Result<()> {
+pub(crate) fn sync_folder(path: &Path) -> io::Result<()> {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
 }

@@ -203,8 +203,7 @@ impl Audit {
         let mut total = 0;
         loop {
             let mut tx = self.store.read().await?;
-            let now = tx.now().await?;
-            let mut live: Vec<_> = tx.live_servers(now).await?.into_iter().map(|server| server.id).collect();
+            let mut live: Vec<_> = tx.live().await?.into_iter().map(|server| server.id).collect();
             live.push(self.server.clone());
             if !tx.has_orphans(&live).await? {
                 return Ok(total);

@@ -4,7 +4,6 @@ use std::fmt;
 
 use super::merkle::{self, Hash};
 use super::{AuditError, CheckpointFile};
-use crate::Timestamp;
 use crate::codec::fields;
 use crate::store::{EpochRow, Store, StoreError};
 
@@ -73,13 +72,14 @@ impl Sealer {
     }
 
     /// Seals everything written so far, and signs the chain's end.
-    pub async fn seal(&mut self, now: Timestamp) -> Result<Sealed, AuditError> {
+    pub async fn seal(&mut self) -> Result<Sealed, AuditError> {
         self.compare().await?;
         let mut done = Sealed { epochs: 0, entries: 0, head: 0 };
         loop {
             let mut tx = self.store.read().await?;
             let last = tx.last_epoch().await?;
             let from = last.as_ref().map_or(1, EpochRow::end);
+            let now = tx.now().await?;
             let to = tx.next_seq().await?.min(from.saturating_add(LARGEST));
             if to <= from {
                 break;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use dandyroll_scheme::{KeyId, MasterKey};
 
 use super::{Alias, KeyError, Keys, State, Version};
-use crate::store::Tx;
+use crate::store::{StoreError, Tx};
 
 /// One version, ready for use. Clones share the master, which is erased with the last of them.
 #[derive(Clone)]
@@ -67,6 +67,8 @@ pub struct Rings {
     rings: BTreeMap<Alias, LoadedRing>,
     /// Versions that should be here and do not open, with the reason.
     pub broken: Vec<KeyError>,
+    /// Rows that can't be read, named: what they held is not used, everything else is.
+    pub damaged: Vec<StoreError>,
 }
 
 impl Rings {
@@ -94,13 +96,17 @@ impl Rings {
 impl Keys {
     /// Reads every version that is used; masters that `before` holds are not opened again.
     ///
-    /// A master that does not open is noted and the rest is loaded: one damaged row must not stop all marking.
+    /// A master that does not open is noted and the rest is loaded: one damaged row must not stop all marking. So it is with a row that can't be read.
     pub(crate) async fn load(&self, tx: &mut Tx, before: &Rings) -> Result<Rings, KeyError> {
         let mut loaded = Rings::default();
-        for ring in tx.rings().await? {
+        let rings = tx.rings().await?;
+        loaded.damaged.extend(rings.damaged);
+        for ring in rings.rows {
             loaded.rings.insert(ring.alias, LoadedRing::default());
         }
-        for row in tx.all_versions().await? {
+        let versions = tx.all_versions().await?;
+        loaded.damaged.extend(versions.damaged);
+        for row in versions.rows {
             if !row.state.loaded() {
                 continue;
             }
@@ -122,7 +128,10 @@ impl Keys {
                 state: row.state,
                 master,
             };
-            loaded.rings.entry(row.alias).or_default().keys.push(key);
+            // A version whose ring can't be read is not used: what the ring allows is not known.
+            if let Some(ring) = loaded.rings.get_mut(&row.alias) {
+                ring.keys.push(key);
+            }
         }
         Ok(loaded)
     }

@@ -1,6 +1,6 @@
 //! Keys: rings of versions, from birth to tombstone.
 //!
-//! Every change is one transaction under the ring's lock, and goes through the table in [`State`]'s module.
+//! Every change is one transaction under the ring's lock, by the database's clock, and goes through the table in [`State`]'s module.
 //! Masters leave this module in two forms only: wrapped, or loaded into a [`LoadedKey`] for marking and detection.
 
 mod alias;
@@ -27,7 +27,7 @@ pub use transfer::{ExportedKey, TransferError};
 
 use crate::Timestamp;
 use crate::codec::{RandomFailed, random};
-use crate::store::{NewVersion, RingRow, Store, StoreError, Tx, VersionRow};
+use crate::store::{Each, NewVersion, RingRow, SecretRow, Store, StoreError, Tx, VersionRow};
 
 /// How a key version came to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -173,6 +173,31 @@ pub enum KeyError {
     Store(#[from] StoreError),
 }
 
+impl KeyError {
+    /// Whether the caller, not the service or its machine, is why nothing happened.
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::UnknownRing(_)
+            | Self::RingExists(_)
+            | Self::UnknownVersion { .. }
+            | Self::Refused { .. }
+            | Self::Destroyed { .. }
+            | Self::Rotating { .. }
+            | Self::NotRotating(_)
+            | Self::ExportNotAllowed(_)
+            | Self::DestroyNotAllowed(_)
+            | Self::DestroyDelay(_)
+            | Self::RotationPeriod(_)
+            | Self::KeyExists { .. }
+            | Self::Calibration(_)
+            | Self::CalibrationReport
+            | Self::Transfer(_)
+            | Self::Exhausted(_) => true,
+            Self::Unwrap { .. } | Self::Secret { .. } | Self::Random(_) | Self::Store(_) => false,
+        }
+    }
+}
+
 /// A ring as it is shown.
 #[derive(Clone, Debug)]
 pub struct Ring {
@@ -231,13 +256,24 @@ pub struct DestroyPlan {
     pub dry_run: bool,
 }
 
+/// What the clock says is due, and what is wrong with rows that could not be read.
+#[derive(Debug)]
+pub struct Due<T> {
+    /// What is due.
+    pub rows: Vec<T>,
+    /// Rows that could not be read, named.
+    pub damaged: Vec<StoreError>,
+}
+
 /// What re-wrapping did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Rewrapped {
     /// Masters wrapped anew.
     pub masters: u64,
     /// Secrets of the service's own wrapped anew.
     pub secrets: u64,
+    /// What could not be wrapped anew, and why: the old key-encryption key must be kept for it.
+    pub failed: Vec<KeyError>,
 }
 
 /// All that can be done with keys.
@@ -309,9 +345,10 @@ impl Keys {
 
     /// Makes a ring with a first version, and begins the rotation to it: it is active as soon as every live
     /// server holds it.
-    pub async fn create_ring(&self, ring: NewRing, now: Timestamp) -> Result<Version, KeyError> {
+    pub async fn create_ring(&self, ring: NewRing) -> Result<Version, KeyError> {
         check_period(ring.rotate_every)?;
         let mut tx = self.store.write().await?;
+        let now = tx.now().await?;
         let row = RingRow {
             alias: ring.alias.clone(),
             last_version: 0,
@@ -327,20 +364,15 @@ impl Keys {
         let mut row = locked(&mut tx, &ring.alias).await?;
         let master = generate()?;
         let version = self.add(&mut tx, &mut row, &master, Origin::Generated, now).await?;
-        tx.insert_rotation(&ring.alias, version, now).await?;
+        tx.insert_rotation(&ring.alias, version, false, now).await?;
         tx.changed().await?;
         tx.commit().await?;
-        self.finish_rotation(&ring.alias, now).await?;
+        self.finish_rotation(&ring.alias).await?;
         Ok(version)
     }
 
     /// Changes what a ring allows.
-    pub async fn change_ring(
-        &self,
-        alias: &Alias,
-        change: RingChange,
-        now: Timestamp,
-    ) -> Result<(), KeyError> {
+    pub async fn change_ring(&self, alias: &Alias, change: RingChange) -> Result<(), KeyError> {
         if let Some(period) = change.rotate_every {
             check_period(period)?;
         }
@@ -349,6 +381,7 @@ impl Keys {
         row.allow_export = change.allow_export.unwrap_or(row.allow_export);
         row.allow_destroy = change.allow_destroy.unwrap_or(row.allow_destroy);
         if let Some(every) = change.rotate_every {
+            let now = tx.now().await?;
             row.rotate_every = every.map(micros);
             row.next_rotation = every.map(|every| now.plus(every));
         }
@@ -359,14 +392,10 @@ impl Keys {
     }
 
     /// Adds a master that its owner brought, as a pending version: rotate to it to use it.
-    pub async fn import(
-        &self,
-        alias: &Alias,
-        master: &MasterKey,
-        now: Timestamp,
-    ) -> Result<Version, KeyError> {
+    pub async fn import(&self, alias: &Alias, master: &MasterKey) -> Result<Version, KeyError> {
         let mut tx = self.store.write().await?;
         let mut row = locked(&mut tx, alias).await?;
+        let now = tx.now().await?;
         let version = self.add(&mut tx, &mut row, master, Origin::Imported, now).await?;
         tx.changed().await?;
         tx.commit().await?;
@@ -415,40 +444,30 @@ impl Keys {
     }
 
     /// Takes a version out of detection.
-    pub async fn disable(&self, alias: &Alias, version: Version, now: Timestamp) -> Result<(), KeyError> {
-        self.step(alias, version, Step::Disable, now).await
+    pub async fn disable(&self, alias: &Alias, version: Version) -> Result<(), KeyError> {
+        self.step(alias, version, Step::Disable).await
     }
 
     /// Takes a version back into detection.
-    pub async fn enable(&self, alias: &Alias, version: Version, now: Timestamp) -> Result<(), KeyError> {
-        self.step(alias, version, Step::Enable, now).await
+    pub async fn enable(&self, alias: &Alias, version: Version) -> Result<(), KeyError> {
+        self.step(alias, version, Step::Enable).await
     }
 
     /// Notes that others may hold a version. If it was active, the ring has no active version until it is
     /// rotated; if the ring was rotating to it, the rotation ends.
-    pub async fn compromise(&self, alias: &Alias, version: Version, now: Timestamp) -> Result<(), KeyError> {
-        self.step(alias, version, Step::Compromise, now).await
+    pub async fn compromise(&self, alias: &Alias, version: Version) -> Result<(), KeyError> {
+        self.step(alias, version, Step::Compromise).await
     }
 
     /// Calls off a destruction.
-    pub async fn cancel_destroy(
-        &self,
-        alias: &Alias,
-        version: Version,
-        now: Timestamp,
-    ) -> Result<(), KeyError> {
-        self.step(alias, version, Step::CancelDestroy, now).await
+    pub async fn cancel_destroy(&self, alias: &Alias, version: Version) -> Result<(), KeyError> {
+        self.step(alias, version, Step::CancelDestroy).await
     }
 
-    async fn step(
-        &self,
-        alias: &Alias,
-        version: Version,
-        step: Step,
-        now: Timestamp,
-    ) -> Result<(), KeyError> {
+    async fn step(&self, alias: &Alias, version: Version, step: Step) -> Result<(), KeyError> {
         let mut tx = self.store.write().await?;
         locked(&mut tx, alias).await?;
+        let now = tx.now().await?;
         let mut row = version_of(&mut tx, alias, version).await?;
         take(&mut row, step, now)?;
         tx.update_version(&row).await?;
@@ -467,13 +486,13 @@ impl Keys {
         version: Version,
         days: u32,
         dry_run: bool,
-        now: Timestamp,
     ) -> Result<DestroyPlan, KeyError> {
         if !DESTROY_DAYS.contains(&days) {
             return Err(KeyError::DestroyDelay(days));
         }
         let mut tx = self.store.write().await?;
         let ring = locked(&mut tx, alias).await?;
+        let now = tx.now().await?;
         let mut row = version_of(&mut tx, alias, version).await?;
         take(&mut row, Step::ScheduleDestroy, now)?;
         if !ring.allow_destroy {
@@ -495,15 +514,19 @@ impl Keys {
         Ok(DestroyPlan { key_id: row.key_id, records, destroy_at, dry_run })
     }
 
-    /// What is due for destruction, where its ring still allows it.
-    pub async fn due_for_destruction(&self, now: Timestamp) -> Result<Vec<VersionRow>, KeyError> {
-        Ok(self.store.read().await?.due_for_destruction(now).await?)
+    /// What is due for destruction, where its ring still allows it, by the database's clock.
+    pub async fn due_for_destruction(&self) -> Result<Due<VersionRow>, KeyError> {
+        let mut tx = self.store.read().await?;
+        let now = tx.now().await?;
+        let Each { rows, damaged } = tx.due_for_destruction(now).await?;
+        Ok(Due { rows, damaged })
     }
 
     /// Destroys a version if it is due. False if it is not, because it was called off or is no longer allowed.
-    pub async fn destroy(&self, alias: &Alias, version: Version, now: Timestamp) -> Result<bool, KeyError> {
+    pub async fn destroy(&self, alias: &Alias, version: Version) -> Result<bool, KeyError> {
         let mut tx = self.store.write().await?;
         let ring = locked(&mut tx, alias).await?;
+        let now = tx.now().await?;
         let mut row = version_of(&mut tx, alias, version).await?;
         let due = row.state == State::PendingDestroy && row.destroy_at.is_some_and(|at| at <= now);
         if !due || !ring.allow_destroy {
@@ -513,17 +536,29 @@ impl Keys {
         tx.update_version(&row).await?;
         tx.changed().await?;
         tx.commit().await?;
+        self.erase_log().await;
         Ok(true)
     }
 
+    /// Takes what was erased out of SQLite's log, too. If readers are in the way, the next round of upkeep tries
+    /// again: what was asked for has happened already.
+    async fn erase_log(&self) {
+        self.store.erased();
+        if let Err(error) = self.store.truncate_log().await {
+            tracing::warn!(%error, "the store's log still holds what was erased");
+        }
+    }
+
     /// Stores what calibration found for a version: whether its rates are nominal, and the report.
+    ///
+    /// A rotation to a version that now fails is ended, unless it was forced: returns whether one was.
     pub async fn record_calibration(
         &self,
         alias: &Alias,
         version: Version,
         nominal: bool,
         report: &str,
-    ) -> Result<(), KeyError> {
+    ) -> Result<bool, KeyError> {
         if report.len() > 64 * 1024 || serde_json::from_str::<serde::de::IgnoredAny>(report).is_err() {
             return Err(KeyError::CalibrationReport);
         }
@@ -532,47 +567,77 @@ impl Keys {
         let mut row = version_of(&mut tx, alias, version).await?;
         row.calibration = Some((nominal, report.to_owned()));
         tx.update_version(&row).await?;
+        let rotation = tx.rotation(alias).await?;
+        let ended =
+            !nominal && rotation.is_some_and(|rotation| rotation.version == version && !rotation.forced);
+        if ended {
+            tx.delete_rotation(alias).await?;
+        }
         tx.changed().await?;
         tx.commit().await?;
-        Ok(())
+        Ok(ended)
     }
 
-    /// Wraps everything under the key-encryption key in use. Rows already under it are left.
+    /// Wraps everything under the key-encryption key in use. Rows already under it are left; rows that do not open
+    /// or can't be read are named and left, and do not stop the others.
     pub async fn rewrap(&self) -> Result<Rewrapped, KeyError> {
-        let current = self.keks.current();
-        let mut done = Rewrapped { masters: 0, secrets: 0 };
+        let mut done = Rewrapped { masters: 0, secrets: 0, failed: Vec::new() };
         let rings = self.store.read().await?.rings().await?;
-        for ring in rings {
-            let mut tx = self.store.write().await?;
-            locked(&mut tx, &ring.alias).await?;
-            for mut row in tx.versions(&ring.alias).await? {
-                if row.wrapped.as_ref().is_none_or(|(kek, _)| kek == current.id()) {
-                    continue;
+        done.failed.extend(rings.damaged.into_iter().map(KeyError::Store));
+        for ring in rings.rows {
+            self.rewrap_ring(&ring.alias, &mut done).await?;
+        }
+        let current = self.keks.current();
+        let mut tx = self.store.write().await?;
+        let secrets = tx.secrets().await?;
+        done.failed.extend(secrets.damaged.into_iter().map(KeyError::Store));
+        for SecretRow { name, kek, wrapped } in secrets.rows {
+            if kek == *current.id() {
+                continue;
+            }
+            match self.keks.unwrap_service(&name, &kek, &wrapped) {
+                Ok(secret) => {
+                    tx.update_secret(&name, current.id(), self.keks.wrap_service(&name, &secret)?).await?;
+                    done.secrets += 1;
                 }
-                if let Some(master) = self.open(&row)? {
+                Err(source) => done.failed.push(KeyError::Secret { name, source }),
+            }
+        }
+        tx.commit().await?;
+        // The copies under the old key.
+        self.erase_log().await;
+        Ok(done)
+    }
+
+    async fn rewrap_ring(&self, alias: &Alias, done: &mut Rewrapped) -> Result<(), KeyError> {
+        let current = self.keks.current();
+        let mut tx = self.store.write().await?;
+        locked(&mut tx, alias).await?;
+        let versions = tx.versions(alias).await?;
+        done.failed.extend(versions.damaged.into_iter().map(KeyError::Store));
+        let mut masters = 0;
+        for mut row in versions.rows {
+            if row.wrapped.as_ref().is_none_or(|(kek, _)| kek == current.id()) {
+                continue;
+            }
+            match self.open(&row) {
+                Ok(Some(master)) => {
                     let place =
                         Place::Master { alias: &row.alias, version: row.version, key_id: &row.key_id };
                     row.wrapped = Some((current.id().clone(), current.wrap_master(&place, &master)?));
                     tx.update_version(&row).await?;
-                    done.masters += 1;
+                    masters += 1;
                 }
+                Ok(None) => {}
+                Err(error) => done.failed.push(error),
             }
-            tx.changed().await?;
-            tx.commit().await?;
         }
-        let mut tx = self.store.write().await?;
-        for (name, kek, wrapped) in tx.secrets().await? {
-            if kek != *current.id() {
-                let secret = self
-                    .keks
-                    .unwrap_service(&name, &kek, &wrapped)
-                    .map_err(|source| KeyError::Secret { name: name.clone(), source })?;
-                tx.update_secret(&name, current.id(), self.keks.wrap_service(&name, &secret)?).await?;
-                done.secrets += 1;
-            }
+        if masters > 0 {
+            tx.changed().await?;
         }
         tx.commit().await?;
-        Ok(done)
+        done.masters += masters;
+        Ok(())
     }
 
     /// A secret of the service's own, made at the first call on the store and the same ever after.
@@ -580,9 +645,9 @@ impl Keys {
         let fresh = random::<32>()?;
         let mut tx = self.store.write().await?;
         tx.insert_secret(name, self.keks.current().id(), self.keks.wrap_service(name, &fresh)?).await?;
-        let stored = tx.secrets().await?.into_iter().find(|(found, ..)| found == name);
+        let stored = tx.secret(name).await?;
         tx.commit().await?;
-        let (_, kek, wrapped) =
+        let SecretRow { kek, wrapped, .. } =
             stored.ok_or_else(|| StoreError::Damaged(format!("secret {name} is not stored")))?;
         let opened = self.keks.unwrap_service(name, &kek, &wrapped);
         opened.map_err(|source| KeyError::Secret { name: name.into(), source })
@@ -599,15 +664,23 @@ impl Keys {
     pub async fn rings(&self) -> Result<Vec<Ring>, KeyError> {
         let mut tx = self.store.read().await?;
         let mut rings = Vec::new();
-        for row in tx.rings().await? {
+        for row in whole(tx.rings().await?)? {
             rings.push(show(&mut tx, row).await?);
         }
         Ok(rings)
     }
 }
 
+/// All rows, or what is wrong with the first that can't be read.
+fn whole<T>(each: Each<T>) -> Result<Vec<T>, StoreError> {
+    match each.damaged.into_iter().next() {
+        Some(error) => Err(error),
+        None => Ok(each.rows),
+    }
+}
+
 async fn show(tx: &mut Tx, row: RingRow) -> Result<Ring, KeyError> {
-    let versions = tx.versions(&row.alias).await?;
+    let versions = whole(tx.versions(&row.alias).await?)?;
     let rotation = rotation::status(tx, &row.alias).await?;
     Ok(Ring {
         alias: row.alias,

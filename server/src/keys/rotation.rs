@@ -8,11 +8,9 @@
 //! A server announces itself before it first reads the keys, so one that starts in the middle is either waited
 //! for, or reads the pending version anyway. One that dies is waited for until it counts as gone.
 
-use super::{
-    Alias, KeyError, Keys, Origin, State, Step, Version, generate, locked, period, take, version_of,
-};
+use super::{Alias, Due, KeyError, Keys, Origin, Step, Version, generate, locked, period, take, version_of};
 use crate::Timestamp;
-use crate::store::{ServerId, Tx};
+use crate::store::{Each, RingRow, ServerId, Tx};
 
 /// What a ring rotates to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +28,8 @@ pub struct RotationStatus {
     pub version: Version,
     /// When it began.
     pub started_at: Timestamp,
+    /// Whether a calibration that failed is overridden.
+    pub forced: bool,
     /// Servers that hold the new version.
     pub acknowledged: Vec<ServerId>,
     /// Live servers that do not yet.
@@ -38,50 +38,61 @@ pub struct RotationStatus {
 
 pub(super) async fn status(tx: &mut Tx, alias: &Alias) -> Result<Option<RotationStatus>, KeyError> {
     let Some(rotation) = tx.rotation(alias).await? else { return Ok(None) };
-    let acknowledged = tx.acknowledged(alias).await?;
-    let now = tx.now().await?;
-    let live = tx.live_servers(now).await?;
-    let waiting_for =
-        live.into_iter().map(|server| server.id).filter(|id| !acknowledged.contains(id)).collect();
+    let acknowledged = tx.acknowledged(alias, rotation.version).await?;
+    let live = tx.live_servers().await?;
+    let waiting_for = live.into_iter().filter(|id| !acknowledged.contains(id)).collect();
     let (version, started_at) = (rotation.version, rotation.started_at);
-    Ok(Some(RotationStatus { version, started_at, acknowledged, waiting_for }))
+    Ok(Some(RotationStatus { version, started_at, forced: rotation.forced, acknowledged, waiting_for }))
 }
 
 impl Keys {
     /// Begins a rotation. With no live server (the command line beside a stopped service) it ends at once.
     ///
-    /// `force` activates a version whose calibration failed.
-    pub async fn rotate(
-        &self,
-        alias: &Alias,
-        target: Target,
-        force: bool,
-        now: Timestamp,
-    ) -> Result<Version, KeyError> {
-        let version = self.begin_rotation(alias, target, force, now).await?;
-        self.finish_rotation(alias, now).await?;
+    /// `force` activates a version whose calibration failed, or fails before the rotation's end.
+    pub async fn rotate(&self, alias: &Alias, target: Target, force: bool) -> Result<Version, KeyError> {
+        let mut tx = self.store.write().await?;
+        let ring = locked(&mut tx, alias).await?;
+        let version = self.begin_rotation(&mut tx, ring, target, force).await?;
+        tx.commit().await?;
+        self.finish_rotation(alias).await?;
         Ok(version)
+    }
+
+    /// Begins the rotation that the clock asks for, if it is due at this moment: `None` if it is not, because
+    /// another server was first or the ring was changed.
+    pub async fn rotate_due(&self, alias: &Alias) -> Result<Option<Version>, KeyError> {
+        let mut tx = self.store.write().await?;
+        let ring = locked(&mut tx, alias).await?;
+        let now = tx.now().await?;
+        // Under the ring's lock: whoever was first has moved the time on.
+        if ring.next_rotation.is_none_or(|at| at > now) || tx.rotation(alias).await?.is_some() {
+            return Ok(None);
+        }
+        let version = self.begin_rotation(&mut tx, ring, Target::Generate, false).await?;
+        tx.commit().await?;
+        self.finish_rotation(alias).await?;
+        Ok(Some(version))
     }
 
     async fn begin_rotation(
         &self,
-        alias: &Alias,
+        tx: &mut Tx,
+        mut ring: RingRow,
         target: Target,
         force: bool,
-        now: Timestamp,
     ) -> Result<Version, KeyError> {
-        let mut tx = self.store.write().await?;
-        let mut ring = locked(&mut tx, alias).await?;
-        if let Some(rotation) = tx.rotation(alias).await? {
-            return Err(KeyError::Rotating { alias: alias.clone(), version: rotation.version });
+        let alias = ring.alias.clone();
+        if let Some(rotation) = tx.rotation(&alias).await? {
+            return Err(KeyError::Rotating { alias, version: rotation.version });
         }
+        let now = tx.now().await?;
         let version = match target {
             Target::Generate => {
                 let master = generate()?;
-                self.add(&mut tx, &mut ring, &master, Origin::Generated, now).await?
+                self.add(tx, &mut ring, &master, Origin::Generated, now).await?
             }
             Target::Pending(version) => {
-                let mut row = version_of(&mut tx, alias, version).await?;
+                let mut row = version_of(tx, &alias, version).await?;
                 // Only looked at: the step itself is the rotation's end.
                 take(&mut row, Step::Activate, now)?;
                 if !force && row.calibration.is_some_and(|(nominal, _)| !nominal) {
@@ -94,9 +105,8 @@ impl Keys {
             ring.next_rotation = Some(now.plus(period(every)));
             tx.update_ring(&ring).await?;
         }
-        tx.insert_rotation(alias, version, now).await?;
+        tx.insert_rotation(&alias, version, force, now).await?;
         tx.changed().await?;
-        tx.commit().await?;
         Ok(version)
     }
 
@@ -112,13 +122,9 @@ impl Keys {
     }
 
     /// Says that a server holds these versions in memory.
-    pub async fn acknowledge(
-        &self,
-        server: &ServerId,
-        loaded: &[(Alias, Version)],
-        now: Timestamp,
-    ) -> Result<(), KeyError> {
+    pub async fn acknowledge(&self, server: &ServerId, loaded: &[(Alias, Version)]) -> Result<(), KeyError> {
         let mut tx = self.store.write().await?;
+        let now = tx.now().await?;
         for (alias, version) in loaded {
             tx.acknowledge(alias, *version, server, now).await?;
         }
@@ -126,29 +132,35 @@ impl Keys {
         Ok(())
     }
 
-    /// The rotations under way, as ring and version.
-    pub async fn rotations(&self) -> Result<Vec<(Alias, Version)>, KeyError> {
-        let rows = self.store.read().await?.rotations().await?;
-        Ok(rows.into_iter().map(|rotation| (rotation.alias, rotation.version)).collect())
+    /// The rotations under way, as ring and version; of rows that can't be read nothing is known here.
+    pub async fn rotations(&self) -> Result<Due<(Alias, Version)>, KeyError> {
+        let Each { rows, damaged } = self.store.read().await?.rotations().await?;
+        let rows = rows.into_iter().map(|rotation| (rotation.alias, rotation.version)).collect();
+        Ok(Due { rows, damaged })
     }
 
     /// Ends the rotation if every live server has acknowledged. Returns the version that became active.
-    pub async fn finish_rotation(&self, alias: &Alias, now: Timestamp) -> Result<Option<Version>, KeyError> {
+    pub async fn finish_rotation(&self, alias: &Alias) -> Result<Option<Version>, KeyError> {
         let mut tx = self.store.write().await?;
         locked(&mut tx, alias).await?;
         let Some(rotation) = tx.rotation(alias).await? else { return Ok(None) };
-        let acknowledged = tx.acknowledged(alias).await?;
-        if tx.live_servers(now).await?.iter().any(|server| !acknowledged.contains(&server.id)) {
+        let acknowledged = tx.acknowledged(alias, rotation.version).await?;
+        if tx.live_servers().await?.iter().any(|server| !acknowledged.contains(server)) {
             return Ok(None);
         }
-        // The old one first: the database allows one active version at every moment.
-        for mut row in tx.versions(alias).await? {
-            if row.state == State::Active {
-                take(&mut row, Step::Supersede, now)?;
-                tx.update_version(&row).await?;
-            }
-        }
+        let now = tx.now().await?;
         let mut row = version_of(&mut tx, alias, rotation.version).await?;
+        if !rotation.forced && row.calibration.as_ref().is_some_and(|(nominal, _)| !nominal) {
+            tx.delete_rotation(alias).await?;
+            tx.changed().await?;
+            tx.commit().await?;
+            return Err(KeyError::Calibration(row.key_id));
+        }
+        // The old one first: the database allows one active version at every moment.
+        if let Some(mut old) = tx.active_version(alias).await? {
+            take(&mut old, Step::Supersede, now)?;
+            tx.update_version(&old).await?;
+        }
         take(&mut row, Step::Activate, now)?;
         tx.update_version(&row).await?;
         tx.delete_rotation(alias).await?;
@@ -158,19 +170,23 @@ impl Keys {
     }
 
     /// Rotations that nobody need wait for any longer.
-    pub async fn ready_rotations(&self) -> Result<Vec<(Alias, Version)>, KeyError> {
+    pub async fn ready_rotations(&self) -> Result<Due<(Alias, Version)>, KeyError> {
         let mut tx = self.store.read().await?;
-        let mut ready = Vec::new();
-        for rotation in tx.rotations().await? {
+        let Each { rows, damaged } = tx.rotations().await?;
+        let mut ready = Due { rows: Vec::new(), damaged };
+        for rotation in rows {
             if status(&mut tx, &rotation.alias).await?.is_some_and(|status| status.waiting_for.is_empty()) {
-                ready.push((rotation.alias, rotation.version));
+                ready.rows.push((rotation.alias, rotation.version));
             }
         }
         Ok(ready)
     }
 
-    /// Rings whose time to rotate has come.
-    pub async fn due_for_rotation(&self, now: Timestamp) -> Result<Vec<Alias>, KeyError> {
-        Ok(self.store.read().await?.due_for_rotation(now).await?)
+    /// Rings whose time to rotate has come, by the database's clock.
+    pub async fn due_for_rotation(&self) -> Result<Due<Alias>, KeyError> {
+        let mut tx = self.store.read().await?;
+        let now = tx.now().await?;
+        let Each { rows, damaged } = tx.due_for_rotation(now).await?;
+        Ok(Due { rows, damaged })
     }
 }

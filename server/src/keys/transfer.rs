@@ -8,7 +8,6 @@ use dandyroll_scheme::{KeyId, MasterKey};
 use serde::{Deserialize, Serialize};
 
 use super::{Alias, Kek, KekId, KeyError, Keys, Place, UnwrapError, Version, locked, version_of};
-use crate::Timestamp;
 
 const FORMAT: &str = "dandyroll-wrapped-key-1";
 
@@ -105,9 +104,8 @@ impl Keys {
         alias: &Alias,
         brought: &ExportedKey,
         under: &Kek,
-        now: Timestamp,
     ) -> Result<Version, KeyError> {
         let master = brought.open(under)?;
-        self.import(alias, &master, now).await
+        self.import(alias, &master).await
     }
 }

@@ -139,6 +139,41 @@ impl Row {
     }
 }
 
+/// Rows that could be read, and what is wrong with those that could not: one damaged row must not hide the others.
+#[derive(Debug)]
+pub(crate) struct Each<T> {
+    pub(crate) rows: Vec<T>,
+    pub(crate) damaged: Vec<StoreError>,
+}
+
+impl<T> Each<T> {
+    /// `name` are the columns that say which row it is.
+    pub(super) fn read(
+        table: &str,
+        name: &[&str],
+        rows: &[Row],
+        read: impl Fn(&Row) -> Result<T, StoreError>,
+    ) -> Self {
+        let mut each = Self { rows: Vec::with_capacity(rows.len()), damaged: Vec::new() };
+        for row in rows {
+            match read(row) {
+                Ok(row) => each.rows.push(row),
+                Err(StoreError::Damaged(what)) => {
+                    let shown = |column: &&str| {
+                        let number = row.int(column).map(|number| number.to_string());
+                        let text = row.text(column).or(number);
+                        text.map_or_else(|_| "?".to_owned(), |text| format!("{column} {text:.64}"))
+                    };
+                    let name = name.iter().map(shown).collect::<Vec<_>>().join(", ");
+                    each.damaged.push(StoreError::Damaged(format!("{table}, {name}: {what}")));
+                }
+                Err(other) => each.damaged.push(other),
+            }
+        }
+        each
+    }
+}
+
 #[derive(Clone, Debug)]
 pub(super) enum Db {
     Sqlite {
@@ -178,6 +213,18 @@ impl Db {
         }
     }
 
+    /// Empties SQLite's log into the file, overwriting what it held: false if readers were in the way. PostgreSQL's
+    /// log is the operator's (archives, replicas) and not touched.
+    pub(super) async fn truncate_log(&self) -> Result<bool, StoreError> {
+        match self {
+            Self::Sqlite { write, .. } => {
+                let row = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(write).await?;
+                Ok(row.try_get::<i64, _>(0)? == 0)
+            }
+            Self::Postgres(_) => Ok(true),
+        }
+    }
+
     pub(super) fn postgres(&self) -> Option<&PgPool> {
         match self {
             Self::Postgres(pool) => Some(pool),
@@ -199,7 +246,11 @@ impl Db {
         let inner = match (self, write) {
             (Self::Sqlite { write, .. }, true) => Inner::Sqlite(write.begin_with("BEGIN IMMEDIATE").await?),
             (Self::Sqlite { read, .. }, false) => Inner::Sqlite(read.begin_with("BEGIN").await?),
-            (Self::Postgres(pool), true) => Inner::Postgres(pool.begin().await?),
+            // Asked for, not assumed: statements look again after waiting for a lock, whatever the database's
+            // own default is.
+            (Self::Postgres(pool), true) => {
+                Inner::Postgres(pool.begin_with("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE").await?)
+            }
             (Self::Postgres(pool), false) => {
                 Inner::Postgres(pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?)
             }
@@ -357,7 +408,7 @@ impl Tx {
         }
     }
 
-    /// The database's clock.
+    /// The database's clock, at this moment: servers with different clocks agree on it.
     pub(crate) async fn now(&mut self) -> Result<Timestamp, StoreError> {
         match self.backend() {
             // The file's only machine is this one, and its own clock is finer than SQLite's.

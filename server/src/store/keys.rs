@@ -2,7 +2,7 @@
 
 use dandyroll_scheme::KeyId;
 
-use super::db::{Row, Tx, args};
+use super::db::{Each, Row, Tx, args};
 use super::{Backend, ServerId, StoreError};
 use crate::Timestamp;
 use crate::keys::{Alias, KekId, Origin, State, Version};
@@ -125,12 +125,42 @@ pub(crate) struct NewVersion<'a> {
     pub(crate) wrapped: Vec<u8>,
 }
 
+/// A secret of the service's own: name, key-encryption key and wrapped bytes.
+#[derive(Clone, Debug)]
+pub(crate) struct SecretRow {
+    pub(crate) name: String,
+    pub(crate) kek: KekId,
+    pub(crate) wrapped: Vec<u8>,
+}
+
+impl SecretRow {
+    fn read(row: &Row) -> Result<Self, StoreError> {
+        Ok(Self { name: row.text("name")?, kek: row.parse("kek_id")?, wrapped: row.bytes("wrapped")? })
+    }
+}
+
+const VERSIONS: &str = "key_versions";
+const NAME: &[&str] = &["alias", "version"];
+
 /// A rotation that is under way.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RotationRow {
     pub(crate) alias: Alias,
     pub(crate) version: Version,
+    /// Whether a calibration that failed is overridden.
+    pub(crate) forced: bool,
     pub(crate) started_at: Timestamp,
+}
+
+impl RotationRow {
+    fn read(row: &Row) -> Result<Self, StoreError> {
+        Ok(Self {
+            alias: row.parse("alias")?,
+            version: row.number("version")?,
+            forced: row.flag("forced")?,
+            started_at: row.time("started_at")?,
+        })
+    }
 }
 
 impl Tx {
@@ -163,9 +193,9 @@ impl Tx {
         row.as_ref().map(RingRow::read).transpose()
     }
 
-    pub(crate) async fn rings(&mut self) -> Result<Vec<RingRow>, StoreError> {
+    pub(crate) async fn rings(&mut self) -> Result<Each<RingRow>, StoreError> {
         let rows = self.all(ring_where!("ORDER BY alias"), args![]).await?;
-        rows.iter().map(RingRow::read).collect()
+        Ok(Each::read("rings", &["alias"], &rows, RingRow::read))
     }
 
     pub(crate) async fn update_ring(&mut self, ring: &RingRow) -> Result<(), StoreError> {
@@ -216,14 +246,22 @@ impl Tx {
         row.as_ref().map(VersionRow::read).transpose()
     }
 
-    pub(crate) async fn versions(&mut self, alias: &Alias) -> Result<Vec<VersionRow>, StoreError> {
+    pub(crate) async fn versions(&mut self, alias: &Alias) -> Result<Each<VersionRow>, StoreError> {
         let sql = version_where!("WHERE alias = $1 ORDER BY version");
-        self.all(sql, args![alias.as_str()]).await?.iter().map(VersionRow::read).collect()
+        let rows = self.all(sql, args![alias.as_str()]).await?;
+        Ok(Each::read(VERSIONS, NAME, &rows, VersionRow::read))
     }
 
-    pub(crate) async fn all_versions(&mut self) -> Result<Vec<VersionRow>, StoreError> {
+    pub(crate) async fn all_versions(&mut self) -> Result<Each<VersionRow>, StoreError> {
         let rows = self.all(version_where!("ORDER BY alias, version"), args![]).await?;
-        rows.iter().map(VersionRow::read).collect()
+        Ok(Each::read(VERSIONS, NAME, &rows, VersionRow::read))
+    }
+
+    /// The version that marks.
+    pub(crate) async fn active_version(&mut self, alias: &Alias) -> Result<Option<VersionRow>, StoreError> {
+        let row =
+            self.one(version_where!("WHERE alias = $1 AND state = 'active'"), args![alias.as_str()]).await?;
+        row.as_ref().map(VersionRow::read).transpose()
     }
 
     /// Writes what may change in a version's life; id, number and origin never do.
@@ -254,46 +292,42 @@ impl Tx {
     pub(crate) async fn due_for_destruction(
         &mut self,
         now: Timestamp,
-    ) -> Result<Vec<VersionRow>, StoreError> {
+    ) -> Result<Each<VersionRow>, StoreError> {
         let sql = version_where!(
             "JOIN rings r ON r.alias = v.alias WHERE v.state = 'pending_destroy' AND v.destroy_at <= $1 \
              AND r.allow_destroy = 1 ORDER BY v.alias, v.version"
         );
-        self.all(sql, args![now]).await?.iter().map(VersionRow::read).collect()
+        let rows = self.all(sql, args![now]).await?;
+        Ok(Each::read(VERSIONS, NAME, &rows, VersionRow::read))
     }
 
-    pub(crate) async fn due_for_rotation(&mut self, now: Timestamp) -> Result<Vec<Alias>, StoreError> {
+    pub(crate) async fn due_for_rotation(&mut self, now: Timestamp) -> Result<Each<Alias>, StoreError> {
         let sql = "SELECT alias FROM rings WHERE next_rotation <= $1 \
                    AND NOT EXISTS (SELECT 1 FROM rotations WHERE rotations.alias = rings.alias) ORDER BY alias";
-        self.all(sql, args![now]).await?.iter().map(|row| row.parse("alias")).collect()
+        let rows = self.all(sql, args![now]).await?;
+        Ok(Each::read("rings", &["alias"], &rows, |row| row.parse("alias")))
     }
 
     pub(crate) async fn insert_rotation(
         &mut self,
         alias: &Alias,
         version: Version,
+        forced: bool,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        let sql = "INSERT INTO rotations (alias, version, started_at) VALUES ($1, $2, $3)";
-        self.execute(sql, args![alias.as_str(), version.get(), now]).await.map(drop)
+        let sql = "INSERT INTO rotations (alias, version, forced, started_at) VALUES ($1, $2, $3, $4)";
+        self.execute(sql, args![alias.as_str(), version.get(), forced, now]).await.map(drop)
     }
 
-    pub(crate) async fn rotations(&mut self) -> Result<Vec<RotationRow>, StoreError> {
-        let rows =
-            self.all("SELECT alias, version, started_at FROM rotations ORDER BY alias", args![]).await?;
-        rows.iter()
-            .map(|row| {
-                Ok(RotationRow {
-                    alias: row.parse("alias")?,
-                    version: row.number("version")?,
-                    started_at: row.time("started_at")?,
-                })
-            })
-            .collect()
+    pub(crate) async fn rotations(&mut self) -> Result<Each<RotationRow>, StoreError> {
+        let sql = "SELECT alias, version, forced, started_at FROM rotations ORDER BY alias";
+        let rows = self.all(sql, args![]).await?;
+        Ok(Each::read("rotations", &["alias"], &rows, RotationRow::read))
     }
 
     pub(crate) async fn rotation(&mut self, alias: &Alias) -> Result<Option<RotationRow>, StoreError> {
-        Ok(self.rotations().await?.into_iter().find(|rotation| rotation.alias == *alias))
+        let sql = "SELECT alias, version, forced, started_at FROM rotations WHERE alias = $1";
+        self.one(sql, args![alias.as_str()]).await?.as_ref().map(RotationRow::read).transpose()
     }
 
     pub(crate) async fn delete_rotation(&mut self, alias: &Alias) -> Result<(), StoreError> {
@@ -308,16 +342,26 @@ impl Tx {
         server: &ServerId,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
-        let sql = "INSERT INTO rotation_acks (alias, server_id, acked_at) \
-                   SELECT alias, $3, $4 FROM rotations WHERE alias = $1 AND version = $2 \
-                   ON CONFLICT (alias, server_id) DO NOTHING";
+        if self.backend() == Backend::Postgres {
+            // An abort and another rotation at this moment wait, or are seen by the statement below.
+            let sql = "SELECT 1 FROM rotations WHERE alias = $1 AND version = $2 FOR SHARE";
+            self.execute(sql, args![alias.as_str(), version.get()]).await?;
+        }
+        let sql = "INSERT INTO rotation_acks (alias, version, server_id, acked_at) \
+                   SELECT alias, version, $3, $4 FROM rotations WHERE alias = $1 AND version = $2 \
+                   ON CONFLICT (alias, version, server_id) DO NOTHING";
         let values = args![alias.as_str(), version.get(), server.as_str(), now];
         Ok(self.execute(sql, values).await? == 1)
     }
 
-    pub(crate) async fn acknowledged(&mut self, alias: &Alias) -> Result<Vec<ServerId>, StoreError> {
-        let sql = "SELECT server_id FROM rotation_acks WHERE alias = $1 ORDER BY server_id";
-        let rows = self.all(sql, args![alias.as_str()]).await?;
+    /// Who holds that version, of those that the rotation to it has asked.
+    pub(crate) async fn acknowledged(
+        &mut self,
+        alias: &Alias,
+        version: Version,
+    ) -> Result<Vec<ServerId>, StoreError> {
+        let sql = "SELECT server_id FROM rotation_acks WHERE alias = $1 AND version = $2 ORDER BY server_id";
+        let rows = self.all(sql, args![alias.as_str(), version.get()]).await?;
         rows.iter().map(|row| Ok(ServerId::stored(row.text("server_id")?))).collect()
     }
 
@@ -343,10 +387,22 @@ impl Tx {
         self.execute(sql, args![name, kek.as_str(), wrapped]).await.map(drop)
     }
 
-    /// Name, key-encryption key and wrapped bytes of every secret of the service's own.
-    pub(crate) async fn secrets(&mut self) -> Result<Vec<(String, KekId, Vec<u8>)>, StoreError> {
+    /// Every secret of the service's own.
+    pub(crate) async fn secrets(&mut self) -> Result<Each<SecretRow>, StoreError> {
         let rows = self.all("SELECT name, kek_id, wrapped FROM secrets ORDER BY name", args![]).await?;
-        rows.iter().map(|row| Ok((row.text("name")?, row.parse("kek_id")?, row.bytes("wrapped")?))).collect()
+        Ok(Each::read("secrets", &["name"], &rows, SecretRow::read))
+    }
+
+    /// One secret of the service's own.
+    pub(crate) async fn secret(&mut self, name: &str) -> Result<Option<SecretRow>, StoreError> {
+        let row = self.one("SELECT name, kek_id, wrapped FROM secrets WHERE name = $1", args![name]).await?;
+        row.as_ref().map(SecretRow::read).transpose()
+    }
+
+    /// Whether anything is wrapped under a key-encryption key.
+    pub(crate) async fn holds_secrets(&mut self) -> Result<bool, StoreError> {
+        let sql = "SELECT (SELECT COUNT(*) FROM secrets) + (SELECT COUNT(*) FROM key_versions) AS n";
+        Ok(self.single(sql, args![]).await?.int("n")? > 0)
     }
 
     /// How many operations name a key.

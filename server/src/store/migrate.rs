@@ -49,11 +49,19 @@ const LOCK: i64 = 0x64_61_6e_64_79;
 pub(super) async fn run(db: &Db) -> Result<Applied, StoreError> {
     let nobody = tokio::sync::watch::Sender::new(-1);
     let mut tx = db.begin(true, &nobody).await?;
-    if tx.backend() == Backend::Postgres {
-        tx.execute("SELECT pg_advisory_xact_lock($1)", args![LOCK]).await?;
-    }
-    let table = "CREATE TABLE IF NOT EXISTS migrations (number BIGINT PRIMARY KEY, name TEXT NOT NULL, \
-                 sha256 TEXT NOT NULL, applied_at BIGINT NOT NULL)";
+    let table = match tx.backend() {
+        Backend::Sqlite => {
+            "CREATE TABLE IF NOT EXISTS migrations (number INTEGER PRIMARY KEY, name TEXT NOT NULL, \
+             sha256 TEXT NOT NULL, applied_at INTEGER NOT NULL) STRICT"
+        }
+        Backend::Postgres => {
+            // A migration of a large table, or the wait for another server's, takes as long as it takes.
+            tx.execute("SET LOCAL statement_timeout = 0", args![]).await?;
+            tx.execute("SELECT pg_advisory_xact_lock($1)", args![LOCK]).await?;
+            "CREATE TABLE IF NOT EXISTS migrations (number BIGINT PRIMARY KEY, name TEXT NOT NULL, \
+             sha256 TEXT NOT NULL, applied_at BIGINT NOT NULL)"
+        }
+    };
     tx.execute(table, args![]).await?;
     let found = tx.all("SELECT number, name, sha256 FROM migrations ORDER BY number", args![]).await?;
     let mut applied = Applied { now: Vec::new(), ahead: Vec::new() };
@@ -93,6 +101,7 @@ pub(super) async fn run(db: &Db) -> Result<Applied, StoreError> {
             }
         }
     }
+    tx.name_store().await?;
     tx.commit().await?;
     Ok(applied)
 }

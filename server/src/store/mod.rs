@@ -7,6 +7,8 @@ mod audit;
 mod db;
 mod error;
 mod feed;
+mod idempotency;
+mod identity;
 mod keys;
 mod migrate;
 mod profiles;
@@ -16,17 +18,21 @@ mod tokens;
 
 pub(crate) use audit::EpochRow;
 pub use audit::{EntryFilter, StoredEntry};
-pub(crate) use db::Tx;
+pub(crate) use db::{Each, Tx};
 pub use error::StoreError;
 pub use feed::{Health, follow};
+pub(crate) use idempotency::IdempotencyRow;
+pub use identity::StoreId;
 pub use keys::VersionRow;
-pub(crate) use keys::{NewVersion, RingRow};
+pub(crate) use keys::{NewVersion, RingRow, SecretRow};
 pub use migrate::{Applied, Migration, migrations};
 pub use profiles::ProfileRow;
 pub use servers::{LIVE_FOR, ServerId, ServerRow};
 pub use settings::{Backend, StoreSettings};
 pub(crate) use tokens::TokenRow;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -39,6 +45,7 @@ pub struct Store {
     db: Db,
     /// The newest revision of keys, profiles and tokens that this process knows of.
     revision: watch::Sender<i64>,
+    log_holds_erased: Arc<AtomicBool>,
 }
 
 impl Store {
@@ -51,7 +58,11 @@ impl Store {
 
     /// Connects and changes nothing.
     pub async fn connect(settings: &StoreSettings) -> Result<Self, StoreError> {
-        Ok(Self { db: Db::connect(settings).await?, revision: watch::Sender::new(-1) })
+        Ok(Self {
+            db: Db::connect(settings).await?,
+            revision: watch::Sender::new(-1),
+            log_holds_erased: Arc::default(),
+        })
     }
 
     /// Applies the migrations that are missing; says which.
@@ -97,11 +108,41 @@ impl Store {
         self.read().await?.revision().await
     }
 
-    /// Says that a server is alive.
-    pub async fn heartbeat(&self, id: &ServerId, now: crate::Timestamp) -> Result<(), StoreError> {
+    /// Says that a server that holds keys is alive.
+    pub async fn heartbeat(&self, id: &ServerId) -> Result<(), StoreError> {
         let mut tx = self.write().await?;
-        tx.heartbeat(id, now).await?;
+        tx.heartbeat(id, true).await?;
         tx.commit().await
+    }
+
+    /// Which store this is. A copy of the database has the same name; another database never has.
+    pub async fn id(&self) -> Result<StoreId, StoreError> {
+        self.read().await?.store_id().await
+    }
+
+    /// Whether secrets are stored already, so that a lost key-encryption key must not be replaced by a new one.
+    pub async fn holds_secrets(&self) -> Result<bool, StoreError> {
+        self.read().await?.holds_secrets().await
+    }
+
+    /// Notes that something was erased whose copy may still be in SQLite's log.
+    pub(crate) fn erased(&self) {
+        self.log_holds_erased.store(true, Ordering::Release);
+    }
+
+    /// Empties SQLite's log if something was erased since. Readers can be in the way: it is tried again later.
+    pub(crate) async fn truncate_log(&self) -> Result<(), StoreError> {
+        if self.log_holds_erased.swap(false, Ordering::AcqRel) {
+            match self.db.truncate_log().await {
+                Ok(true) => {}
+                Ok(false) | Err(StoreError::Conflict) => self.erased(),
+                Err(error) => {
+                    self.erased();
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The database's clock, so that servers with different clocks agree on who is alive.

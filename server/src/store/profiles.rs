@@ -1,7 +1,7 @@
 //! SQL for profiles and their names.
 
 use super::StoreError;
-use super::db::{Tx, args};
+use super::db::{Each, Tx, args};
 use crate::Timestamp;
 use crate::keys::Alias;
 
@@ -23,14 +23,12 @@ impl Tx {
         Ok(self.execute(sql, args![&row.id, &row.canonical, row.created_at]).await? == 1)
     }
 
-    pub(crate) async fn profiles(&mut self) -> Result<Vec<ProfileRow>, StoreError> {
+    pub(crate) async fn profiles(&mut self) -> Result<Each<ProfileRow>, StoreError> {
         let rows = self.all("SELECT id, canonical, created_at FROM profiles ORDER BY id", args![]).await?;
-        rows.iter()
-            .map(|row| {
-                let created_at = row.time("created_at")?;
-                Ok(ProfileRow { id: row.text("id")?, canonical: row.text("canonical")?, created_at })
-            })
-            .collect()
+        Ok(Each::read("profiles", &["id"], &rows, |row| {
+            let created_at = row.time("created_at")?;
+            Ok(ProfileRow { id: row.text("id")?, canonical: row.text("canonical")?, created_at })
+        }))
     }
 
     /// Lets a name mean a stored profile.
@@ -46,8 +44,10 @@ impl Tx {
     }
 
     /// Every name with the profile it means.
-    pub(crate) async fn profile_names(&mut self) -> Result<Vec<(Alias, String)>, StoreError> {
+    pub(crate) async fn profile_names(&mut self) -> Result<Each<(Alias, String)>, StoreError> {
         let rows = self.all("SELECT name, profile_id FROM profile_names ORDER BY name", args![]).await?;
-        rows.iter().map(|row| Ok((row.parse("name")?, row.text("profile_id")?))).collect()
+        Ok(Each::read("profile_names", &["name"], &rows, |row| {
+            Ok((row.parse("name")?, row.text("profile_id")?))
+        }))
     }
 }

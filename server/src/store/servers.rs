@@ -18,11 +18,6 @@ impl ServerId {
         Ok(Self(fresh_name("sv_")?))
     }
 
-    /// The name of something that is not a server but acts on the store, such as the command line.
-    pub fn tool(name: &'static str) -> Self {
-        Self(name.to_owned())
-    }
-
     /// As text.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -54,6 +49,8 @@ pub struct ServerRow {
     pub started_at: Timestamp,
     /// When it last said so.
     pub heartbeat_at: Timestamp,
+    /// Whether it holds keys, so that rotations wait for it: a server does, a tool does not.
+    pub holds_keys: bool,
 }
 
 /// A server that has not been heard of for this long is not waited for.
@@ -62,10 +59,12 @@ pub const LIVE_FOR: Duration = Duration::from_secs(5);
 const FORGET_AFTER: Duration = Duration::from_secs(24 * 3600);
 
 impl Tx {
-    pub(crate) async fn heartbeat(&mut self, id: &ServerId, now: Timestamp) -> Result<(), StoreError> {
-        let sql = "INSERT INTO servers (id, started_at, heartbeat_at) VALUES ($1, $2, $2) \
+    /// Says that a server, or a tool, is alive; by the database's clock.
+    pub(crate) async fn heartbeat(&mut self, id: &ServerId, holds_keys: bool) -> Result<(), StoreError> {
+        let now = self.now().await?;
+        let sql = "INSERT INTO servers (id, started_at, heartbeat_at, holds_keys) VALUES ($1, $2, $2, $3) \
                    ON CONFLICT (id) DO UPDATE SET heartbeat_at = excluded.heartbeat_at";
-        self.execute(sql, args![id.as_str(), now]).await?;
+        self.execute(sql, args![id.as_str(), now, holds_keys]).await?;
         self.execute("DELETE FROM servers WHERE heartbeat_at < $1", args![now.minus(FORGET_AFTER)]).await?;
         Ok(())
     }
@@ -74,17 +73,25 @@ impl Tx {
         self.execute("DELETE FROM servers WHERE id = $1", args![id.as_str()]).await.map(drop)
     }
 
-    pub(crate) async fn live_servers(&mut self, now: Timestamp) -> Result<Vec<ServerRow>, StoreError> {
-        let sql = "SELECT id, started_at, heartbeat_at FROM servers WHERE heartbeat_at > $1 ORDER BY id";
-        let rows = self.all(sql, args![now.minus(LIVE_FOR)]).await?;
+    /// Who was heard of lately, by the database's clock: servers and tools.
+    pub(crate) async fn live(&mut self) -> Result<Vec<ServerRow>, StoreError> {
+        let since = self.now().await?.minus(LIVE_FOR);
+        let sql = "SELECT id, started_at, heartbeat_at, holds_keys FROM servers WHERE heartbeat_at > $1 ORDER BY id";
+        let rows = self.all(sql, args![since]).await?;
         rows.iter()
             .map(|row| {
                 Ok(ServerRow {
                     id: ServerId::stored(row.text("id")?),
                     started_at: row.time("started_at")?,
                     heartbeat_at: row.time("heartbeat_at")?,
+                    holds_keys: row.flag("holds_keys")?,
                 })
             })
             .collect()
+    }
+
+    /// The live servers that hold keys: those that rotations wait for.
+    pub(crate) async fn live_servers(&mut self) -> Result<Vec<ServerId>, StoreError> {
+        Ok(self.live().await?.into_iter().filter(|row| row.holds_keys).map(|row| row.id).collect())
     }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use sqlx::postgres::PgConnectOptions;
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
 use super::StoreError;
 
@@ -38,6 +38,9 @@ pub struct StoreSettings {
 
 impl StoreSettings {
     /// Reads `sqlite:PATH` or a `postgres://` address, with the default limits.
+    ///
+    /// TLS to another machine is `verify-full` (encrypted, the certificate's name checked) unless the address says
+    /// `sslmode=` or the environment `PGSSLMODE`; this machine's own PostgreSQL is reached as sqlx likes it.
     pub fn parse(address: &str) -> Result<Self, StoreError> {
         let place = if let Some(path) = address.strip_prefix("sqlite:") {
             let path = path.strip_prefix("//").unwrap_or(path);
@@ -49,7 +52,7 @@ impl StoreSettings {
             // The parser's message may quote the address, and with it the password.
             let options = PgConnectOptions::from_str(address)
                 .map_err(|_| StoreError::Settings("the postgres:// address cannot be read".into()))?;
-            Place::Postgres(Box::new(options))
+            Place::Postgres(Box::new(with_tls(options, address)))
         } else {
             return Err(StoreError::Settings("an address begins with sqlite: or postgres://".into()));
         };
@@ -61,6 +64,13 @@ impl StoreSettings {
         })
     }
 
+    /// An SQLite file, whatever its path holds, with the default limits.
+    pub fn sqlite(path: &std::path::Path) -> Result<Self, StoreError> {
+        let mut settings = Self::parse("sqlite:x")?;
+        settings.place = Place::Sqlite(path.into());
+        Ok(settings)
+    }
+
     /// Which database the address names.
     pub fn backend(&self) -> Backend {
         match self.place {
@@ -68,6 +78,27 @@ impl StoreSettings {
             Place::Postgres(_) => Backend::Postgres,
         }
     }
+}
+
+/// The driver's own default takes an unencrypted connection when the server, or who sits between, offers none.
+fn with_tls(options: PgConnectOptions, address: &str) -> PgConnectOptions {
+    let query = address.split_once('?').map_or("", |(_, query)| query);
+    let said = query
+        .split('&')
+        .any(|pair| matches!(pair.split_once('=').map_or(pair, |(name, _)| name), "sslmode" | "ssl-mode"));
+    if said || std::env::var_os("PGSSLMODE").is_some() || is_local(&options) {
+        options
+    } else {
+        options.ssl_mode(PgSslMode::VerifyFull)
+    }
+}
+
+fn is_local(options: &PgConnectOptions) -> bool {
+    let host = options.get_host();
+    options.get_socket().is_some()
+        || host.starts_with('/')
+        || host.eq_ignore_ascii_case("localhost")
+        || host.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 impl fmt::Debug for StoreSettings {
@@ -88,6 +119,29 @@ impl fmt::Debug for StoreSettings {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tls_to_other_machines_is_checked_unless_the_address_says_otherwise() {
+        let mode = |address: &str| match StoreSettings::parse(address).unwrap().place {
+            Place::Postgres(options) => format!("{:?}", options.get_ssl_mode()),
+            Place::Sqlite(_) => unreachable!(),
+        };
+        if std::env::var_os("PGSSLMODE").is_some() {
+            return;
+        }
+        for (address, expected) in [
+            ("postgres://u@db.example/d", "VerifyFull"),
+            ("postgres://u@10.0.0.7/d?application_name=sslmode", "VerifyFull"),
+            ("postgres://u@db.example/d?sslmode=require", "Require"),
+            ("postgres://u@db.example/d?ssl-mode=disable", "Disable"),
+            ("postgres://u@localhost/d", "Prefer"),
+            ("postgres://u@127.0.0.1/d", "Prefer"),
+            ("postgres://u@[::1]/d", "Prefer"),
+            ("postgres://u@localhost/d?host=/run/pg", "Prefer"),
+        ] {
+            assert_eq!(mode(address), expected, "{address}");
+        }
+    }
 
     #[test]
     fn passwords_are_not_shown_and_bad_addresses_are_refused() {

@@ -1,7 +1,7 @@
 //! SQL for API tokens. Only hashes of secrets come here.
 
 use super::StoreError;
-use super::db::{Row, Tx, args};
+use super::db::{Each, Row, Tx, args};
 use crate::Timestamp;
 use crate::tokens::{Grant, RateLimit, TokenId, TokenInfo};
 
@@ -81,9 +81,15 @@ impl Tx {
         Ok(self.execute(sql, args![id.as_str(), now]).await? == 1)
     }
 
-    pub(crate) async fn tokens(&mut self) -> Result<Vec<TokenRow>, StoreError> {
+    pub(crate) async fn tokens(&mut self) -> Result<Each<TokenRow>, StoreError> {
         let sql = "SELECT id, hash, name, scopes, aliases, policy, per_minute, burst, created_at, expires_at, \
                    revoked_at FROM api_tokens ORDER BY created_at, id";
-        self.all(sql, args![]).await?.iter().map(TokenRow::read).collect()
+        let rows = self.all(sql, args![]).await?;
+        Ok(Each::read("api_tokens", &["id"], &rows, TokenRow::read))
+    }
+
+    /// Whether there has ever been a token, readable or not.
+    pub(crate) async fn has_tokens(&mut self) -> Result<bool, StoreError> {
+        Ok(self.one("SELECT id FROM api_tokens LIMIT 1", args![]).await?.is_some())
     }
 }

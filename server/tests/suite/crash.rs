@@ -4,7 +4,6 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use dandyroll_server::Timestamp;
 use dandyroll_server::audit::verify::verify;
 use dandyroll_server::audit::{Completion, Outcome};
 use dandyroll_server::keys::{Kek, Keys, NewRing, State, Target};
@@ -39,7 +38,7 @@ async fn child() {
     let (alias, mut n) = (ring, 0_u64);
     tokio::spawn(async move {
         loop {
-            if rotating.keys().rotate(&alias, Target::Generate, false, Timestamp::now()).await.is_ok() {
+            if rotating.keys().rotate(&alias, Target::Generate, false).await.is_ok() {
                 n += 1;
                 say(&format!("rotation {n}"));
             }
@@ -69,7 +68,7 @@ async fn acknowledged_work_survives_being_killed(place: Place) {
     let keys = Keys::new(place.store().await, keks());
     let new =
         NewRing { alias: "r".parse().unwrap(), allow_export: true, allow_destroy: true, rotate_every: None };
-    keys.create_ring(new, Timestamp::now()).await.unwrap();
+    keys.create_ring(new).await.unwrap();
     let mut acknowledged = Vec::new();
     let mut random = u64::from(std::process::id()) | 1;
     for _ in 0..kills() {

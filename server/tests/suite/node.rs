@@ -28,7 +28,7 @@ fn v(number: u32) -> Version {
 
 async fn create(node: &Node) {
     let new = NewRing { alias: ring(), allow_export: true, allow_destroy: true, rotate_every: None };
-    node.keys().create_ring(new, Timestamp::now()).await.unwrap();
+    node.keys().create_ring(new).await.unwrap();
 }
 
 fn active(node: &Node) -> Option<u32> {
@@ -57,7 +57,7 @@ async fn no_server_marks_before_all_live_ones_can_detect(place: Place) {
     assert_eq!(active(&a), Some(1));
     b.refresh().await.unwrap();
 
-    a.keys().rotate(&ring(), Target::Generate, false, Timestamp::now()).await.unwrap();
+    a.keys().rotate(&ring(), Target::Generate, false).await.unwrap();
     a.refresh().await.unwrap();
     assert_eq!(active(&a), Some(1));
     b.refresh().await.unwrap();
@@ -99,7 +99,7 @@ async fn ten_rotations_under_two_running_servers(place: Place) {
         }
         worst = worst.max(begin.elapsed());
         if version < 10 {
-            a.keys().rotate(&ring(), Target::Generate, false, Timestamp::now()).await.unwrap();
+            a.keys().rotate(&ring(), Target::Generate, false).await.unwrap();
         }
     }
     println!("slowest of ten rotations: {worst:?}");
@@ -114,7 +114,7 @@ async fn a_due_rotation_happens_by_itself_and_is_written_down(place: Place) {
     node.refresh().await.unwrap();
     let every = Some(Some(Duration::from_secs(3600)));
     let change = RingChange { allow_export: None, allow_destroy: None, rotate_every: every };
-    node.keys().change_ring(&ring(), change, Timestamp::now()).await.unwrap();
+    node.keys().change_ring(&ring(), change).await.unwrap();
     node.upkeep().await.unwrap();
     assert_eq!(node.keys().ring(&ring()).await.unwrap().versions.len(), 1, "not due yet");
     place.tamper(&["UPDATE rings SET next_rotation = 1"]).await;

@@ -56,6 +56,22 @@ impl Place {
         Node::join(self.store().await, keks(), self.checkpoints(server)).await.unwrap()
     }
 
+    /// Lets time pass, for what waits: as far as the store knows, everything happened that much earlier.
+    pub(crate) async fn pass(&self, time: std::time::Duration) {
+        let micros = time.as_micros();
+        self.tamper(&[
+            &format!(
+                "UPDATE key_versions SET destroy_at = destroy_at - {micros} WHERE destroy_at IS NOT NULL"
+            ),
+            &format!("UPDATE servers SET heartbeat_at = heartbeat_at - {micros}"),
+            &format!(
+                "UPDATE rings SET next_rotation = next_rotation - {micros} WHERE next_rotation IS NOT NULL"
+            ),
+            &format!("UPDATE idempotency SET created_at = created_at - {micros}"),
+        ])
+        .await;
+    }
+
     /// Changes the database behind the service's back, as somebody with full rights to it.
     pub(crate) async fn tamper(&self, statements: &[&str]) {
         if self.is_sqlite() {

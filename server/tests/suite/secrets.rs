@@ -1,7 +1,6 @@
 //! No secret is in the database in the clear, nor in what is printed for people.
 
 use dandyroll_scheme::MasterKey;
-use dandyroll_server::Timestamp;
 use dandyroll_server::keys::{Kek, NewRing, Target};
 use dandyroll_server::tokens::{Grant, Policy, Scope};
 
@@ -46,15 +45,14 @@ fn contains(haystack: &[u8], needle: &[u8]) -> bool {
 
 async fn a_dump_of_the_database_holds_no_secret(place: Place) {
     let node = place.node("a").await;
-    let now = Timestamp::now();
     let new =
         NewRing { alias: "r".parse().unwrap(), allow_export: true, allow_destroy: true, rotate_every: None };
-    node.keys().create_ring(new, now).await.unwrap();
+    node.keys().create_ring(new).await.unwrap();
     node.refresh().await.unwrap();
     let secret: [u8; 32] = std::array::from_fn(|i| u8::try_from(i * 7 + 3).unwrap());
     let brought = MasterKey::take(&mut secret.clone());
-    let version = node.keys().import(&"r".parse().unwrap(), &brought, now).await.unwrap();
-    node.keys().rotate(&"r".parse().unwrap(), Target::Pending(version), false, now).await.unwrap();
+    let version = node.keys().import(&"r".parse().unwrap(), &brought).await.unwrap();
+    node.keys().rotate(&"r".parse().unwrap(), Target::Pending(version), false).await.unwrap();
     node.refresh().await.unwrap();
     let grant = Grant {
         name: "t".into(),
@@ -64,7 +62,7 @@ async fn a_dump_of_the_database_holds_no_secret(place: Place) {
         limit: None,
         expires_at: None,
     };
-    let token = node.tokens().create(&grant, now).await.unwrap().expose(str::to_owned);
+    let token = node.tokens().create(&grant).await.unwrap().expose(str::to_owned);
     node.upkeep().await.unwrap();
 
     let mut secrets: Vec<(String, Vec<u8>)> = Vec::new();

@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use dandyroll_server::Timestamp;
 use dandyroll_server::keys::{Keys, NewRing};
 use dandyroll_server::store::{Health, Store, StoreError, StoreSettings, follow, migrations};
 use tokio::sync::watch;
@@ -69,7 +68,7 @@ async fn changes_are_heard_within_a_second(place: Place) {
         }
         heard.borrow_and_update();
         let begin = Instant::now();
-        keys.create_ring(ring(&format!("r{round}")), Timestamp::now()).await.unwrap();
+        keys.create_ring(ring(&format!("r{round}"))).await.unwrap();
         let revision = ours.revision().await.unwrap();
         let told = heard.wait_for(|known| *known >= revision);
         tokio::time::timeout(Duration::from_secs(5), told).await.unwrap().unwrap();

@@ -136,7 +136,7 @@ async fn rebuild(place: &Place) {
     let store = place.store().await;
     let mut sealer =
         dandyroll_server::audit::Sealer::open(store, place.checkpoints("intruder")).await.unwrap();
-    sealer.seal(dandyroll_server::Timestamp::now()).await.unwrap();
+    sealer.seal().await.unwrap();
 }
 
 async fn a_rewritten_chain(place: Place) {

@@ -30,9 +30,9 @@ fn grant() -> Grant {
 async fn a_token_is_known_until_revoked_or_expired(place: Place) {
     let (a, b) = (place.node("a").await, place.node("b").await);
     let now = Timestamp::now();
-    let token = a.tokens().create(&grant(), now).await.unwrap();
+    let token = a.tokens().create(&grant()).await.unwrap();
     let short = Grant { expires_at: Some(now.plus(Duration::from_secs(60))), ..grant() };
-    let short = a.tokens().create(&short, now).await.unwrap();
+    let short = a.tokens().create(&short).await.unwrap();
     b.refresh().await.unwrap();
     let text = token.expose(str::to_owned);
     assert_eq!(b.snapshot().tokens.authenticate(&text, now).unwrap().id, *token.id());
@@ -45,20 +45,19 @@ async fn a_token_is_known_until_revoked_or_expired(place: Place) {
     // The right id with another secret.
     let forged = format!("{}{}", &text[..21], &other.expose(str::to_owned)[21..]);
     assert_eq!(check(&forged, now), Err(AuthError::Unknown));
-    a.tokens().revoke(token.id(), now).await.unwrap();
-    a.tokens().revoke(token.id(), now).await.unwrap();
+    a.tokens().revoke(token.id()).await.unwrap();
+    a.tokens().revoke(token.id()).await.unwrap();
     b.refresh().await.unwrap();
     assert_eq!(check(&text, now), Err(AuthError::Revoked));
-    assert!(matches!(a.tokens().revoke(other.id(), now).await, Err(TokenError::Unknown(_))));
+    assert!(matches!(a.tokens().revoke(other.id()).await, Err(TokenError::Unknown(_))));
 }
 
 async fn the_first_token_is_made_once(place: Place) {
     let (a, b) = (place.node("a").await, place.node("b").await);
-    let now = Timestamp::now();
     let (a, b, grant) = (a.tokens(), b.tokens(), grant());
-    let (one, two) = tokio::join!(a.create_first(&grant, now), b.create_first(&grant, now));
+    let (one, two) = tokio::join!(a.create_first(&grant), b.create_first(&grant));
     assert_eq!([one.unwrap(), two.unwrap()].iter().flatten().count(), 1);
-    assert!(a.create_first(&grant, now).await.unwrap().is_none());
+    assert!(a.create_first(&grant).await.unwrap().is_none());
 }
 
 async fn what_is_granted_reads_back(place: Place) {
@@ -73,7 +72,7 @@ async fn what_is_granted_reads_back(place: Place) {
     };
     let none = Grant { aliases: Some(BTreeSet::new()), ..grant() };
     for grant in [&full, &none] {
-        node.tokens().create(grant, Timestamp::now()).await.unwrap();
+        node.tokens().create(grant).await.unwrap();
     }
     let listed: Vec<_> = node.tokens().list().await.unwrap().into_iter().map(|info| info.grant).collect();
     assert_eq!(listed, [full.clone(), none.clone()]);
@@ -84,7 +83,7 @@ async fn what_is_granted_reads_back(place: Place) {
         Grant { name: "a\nb".into(), ..grant() },
         Grant { scopes: BTreeSet::new(), ..grant() },
     ] {
-        assert!(node.tokens().create(&bad, Timestamp::now()).await.is_err(), "{bad:?}");
+        assert!(node.tokens().create(&bad).await.is_err(), "{bad:?}");
     }
 }
 
@@ -93,18 +92,17 @@ async fn profiles_are_stored_once_and_found_by_name_and_id(place: Place) {
     let prose = Recipe::prose_v1().bind(Sha256Digest([1; 32]), None).unwrap();
     let code = Recipe::code_v1().bind(Sha256Digest([1; 32]), Some(Sha256Digest([2; 32]))).unwrap();
     let name = "default".parse().unwrap();
-    let now = Timestamp::now();
     for _ in 0..2 {
-        a.profiles().put(&prose, Some(&name), now).await.unwrap();
+        a.profiles().put(&prose, Some(&name)).await.unwrap();
     }
-    a.profiles().put(&code, None, now).await.unwrap();
+    a.profiles().put(&code, None).await.unwrap();
     b.refresh().await.unwrap();
     let snapshot = b.snapshot();
     assert_eq!(snapshot.profiles.iter().count(), 2);
     assert_eq!(*snapshot.profiles.find("default").unwrap(), prose);
     assert_eq!(*snapshot.profiles.find(code.id().as_str()).unwrap(), code);
     assert!(snapshot.profiles.find("other").is_err());
-    a.profiles().put(&code, Some(&name), now).await.unwrap();
+    a.profiles().put(&code, Some(&name)).await.unwrap();
     b.refresh().await.unwrap();
     assert_eq!(*b.snapshot().profiles.find("default").unwrap(), code);
 }
