@@ -299,7 +299,8 @@ mod profile_schema {
         let hex = json!({ "type": "string", "pattern": "^[0-9a-f]{64}$" });
         let one = |word: &str| json!({ "type": "string", "enum": [word] });
         let none = json!({ "type": "null" });
-        let threshold = json!({ "type": "number", "minimum": 1e-6, "maximum": 100, "description": "τ in nats" });
+        let threshold =
+            json!({ "type": "number", "minimum": 1e-6, "maximum": 100, "description": "τ in nats" });
         json!({
             "type": "object",
             "title": if gated { "with an entropy threshold" } else { "marks everywhere" },
@@ -311,10 +312,10 @@ mod profile_schema {
                 "bias_site": one("raw-logits"),
                 "context_width": { "type": "integer", "minimum": 0, "maximum": 8, "description": "h, tokens" },
                 "delta": { "type": "number", "minimum": 1e-6, "maximum": 100, "description": "δ in logits" },
-                "entropy_threshold": if gated { threshold } else { none.clone() },
+                "entropy_threshold": if gated { &threshold } else { &none },
                 "function_version": { "type": "integer", "enum": [1] },
                 "gamma": { "type": "number", "minimum": 1e-6, "maximum": 0.999_999, "description": "γ, the green share" },
-                "model_sha256": if gated { hex.clone() } else { none },
+                "model_sha256": if gated { &hex } else { &none },
                 "seeding": one("left"),
                 "tokenizer_sha256": hex,
             }
@@ -323,7 +324,8 @@ mod profile_schema {
 
     impl PartialSchema for ProfileSpec {
         fn schema() -> RefOr<Schema> {
-            let description = "What generation and detection must agree on, as in the profile's canonical form.";
+            let description =
+                "What generation and detection must agree on, as in the profile's canonical form.";
             let both = json!({ "description": description, "oneOf": [form(false), form(true)] });
             // A unit test reads it.
             serde_json::from_value(both).map_or_else(|_| RefOr::T(Schema::default()), RefOr::T)

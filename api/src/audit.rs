@@ -107,3 +107,24 @@ pub struct PublicKey {
     #[schema(pattern = "^[0-9a-f]{64}$")]
     pub key: String,
 }
+
+/// A line of evidence: exactly one of these.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum EvidenceLine {
+    /// The first line: format and range.
+    #[schema(value_type = Object)]
+    Header(serde_json::Value),
+    /// An epoch.
+    #[schema(value_type = Object)]
+    Epoch(serde_json::Value),
+    /// An entry in its canonical form, with its proof.
+    #[schema(value_type = Object)]
+    Entry(serde_json::Value),
+    /// The checkpoint that signs the chain.
+    #[schema(value_type = Object)]
+    Checkpoint(serde_json::Value),
+    /// The last line: counts.
+    #[schema(value_type = Object)]
+    Footer(serde_json::Value),
+}

@@ -17,7 +17,7 @@ pub struct Problem {
     /// What is wrong, here.
     pub detail: String,
     /// The stable name of the error: programs should look at this alone.
-    #[schema(pattern = "^[a-z_]+$")]
+    #[schema(pattern = "^[a-z0-9_]+$")]
     pub code: String,
     /// The request, as in the header `X-Request-Id` and in the server's log.
     pub request_id: String,
@@ -44,7 +44,7 @@ pub struct ErrorObject {
     /// The field concerned.
     pub param: Option<String>,
     /// The stable name of the error, the same as in a [`Problem`].
-    #[schema(pattern = "^[a-z_]+$")]
+    #[schema(pattern = "^[a-z0-9_]+$")]
     pub code: String,
     /// The request, as in the header `X-Request-Id`; not in OpenAI's own shape, which allows more fields.
     pub request_id: String,

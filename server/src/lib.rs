@@ -7,16 +7,21 @@
 //! - [`idempotency`] gives a repeated request its first answer.
 //! - [`profiles`] are what generation and detection agree on.
 //! - [`place`] is the data folder: database, keys and checkpoints of a service without other settings.
+//! - [`http`] is the door: one table of endpoints, one of errors, the application as a value.
+//! - [`config`] reads settings, [`telemetry`] shows operators what goes on.
 //! - [`node`] is one running server among others: heartbeat, re-reading, acknowledging, sealing.
 
 pub mod audit;
 mod codec;
+pub mod config;
+pub mod http;
 pub mod idempotency;
 pub mod keys;
 pub mod node;
 pub mod place;
 pub mod profiles;
 pub mod store;
+pub mod telemetry;
 pub mod timestamp;
 pub mod tokens;
 

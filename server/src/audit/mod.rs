@@ -166,6 +166,11 @@ impl Audit {
         }
     }
 
+    /// How many entries wait for the writer.
+    pub fn queued(&self) -> usize {
+        self.jobs.max_capacity().saturating_sub(self.jobs.capacity())
+    }
+
     /// Writes `intent`, does `work`, writes how it ended, and only then hands out the result.
     ///
     /// `tell` makes the completion from the result.

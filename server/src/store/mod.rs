@@ -145,6 +145,11 @@ impl Store {
         Ok(())
     }
 
+    /// Who was heard of lately, by the database's clock: servers, and tools such as the command line.
+    pub async fn servers(&self) -> Result<Vec<ServerRow>, StoreError> {
+        self.read().await?.live().await
+    }
+
     /// The database's clock, so that servers with different clocks agree on who is alive.
     pub async fn now(&self) -> Result<crate::Timestamp, StoreError> {
         self.read().await?.now().await

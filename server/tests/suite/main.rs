@@ -27,11 +27,13 @@ macro_rules! on_both {
 
 mod audit;
 mod crash;
+mod http;
 mod keys;
 mod node;
 mod place;
 mod postgres;
 mod secrets;
+mod served;
 mod store;
 mod tamper;
 mod tokens;

@@ -1,0 +1,200 @@
+//! The application as a value: built from settings, bound to a port, run until it is told to stop.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use actix_web::dev::{Server, ServerHandle};
+use actix_web::{App, HttpServer};
+use metrics_exporter_prometheus::BuildError;
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, watch};
+
+use super::auth::Limits;
+use super::dispatch;
+use super::service::Service;
+use crate::audit::{AuditError, AuditKey, CheckpointFile};
+use crate::config::{KekSettingsError, Settings};
+use crate::node::{Node, NodeError, Tasks};
+use crate::place::PlaceError;
+use crate::store::{Store, StoreError};
+use crate::telemetry::metrics::Metrics;
+
+/// Why the application could not start, or not stop in order.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The store.
+    #[error("the store {place}: {source}")]
+    Store {
+        /// Which, without its password.
+        place: String,
+        /// Why.
+        source: StoreError,
+    },
+    /// The data folder.
+    #[error(transparent)]
+    Place(#[from] PlaceError),
+    /// The key-encryption keys.
+    #[error(transparent)]
+    Keks(#[from] KekSettingsError),
+    /// Keys or audit.
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    /// The audit's files.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
+    /// The port.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The server.
+    #[error("the HTTP server: {0}")]
+    Server(std::io::Error),
+    /// Metrics.
+    #[error("metrics: {0}")]
+    Metrics(#[from] BuildError),
+}
+
+/// A server that is bound and ready to run.
+pub struct Application {
+    server: Server,
+    address: SocketAddr,
+    service: Arc<Service>,
+    tasks: Tasks,
+    stop: Stopper,
+    notice: Duration,
+}
+
+impl std::fmt::Debug for Application {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Application({})", self.address)
+    }
+}
+
+/// Tells a running application to stop. Clones are the same.
+#[derive(Clone, Debug)]
+pub struct Stopper {
+    wanted: watch::Sender<bool>,
+}
+
+impl Stopper {
+    /// Asks for a stop in order; [`Application::run`] returns when it is done.
+    pub fn stop(&self) {
+        self.wanted.send_replace(true);
+    }
+}
+
+impl Application {
+    /// Opens the store, joins its servers, binds the port. Nothing is served before [`Self::run`].
+    pub async fn build(settings: &Settings) -> Result<Self, StartError> {
+        // On the heap: the database driver's futures are large.
+        Box::pin(Self::assemble(settings)).await
+    }
+
+    async fn assemble(settings: &Settings) -> Result<Self, StartError> {
+        settings.data()?;
+        let store = Store::open(&settings.store)
+            .await
+            .map_err(|source| StartError::Store { place: format!("{:?}", settings.store), source })?;
+        let key = AuditKey::load_or_create(&settings.audit.key_file)?;
+        let public_key = key.public();
+        let checkpoints = CheckpointFile::open(&settings.audit.checkpoint_file, key)?;
+        let keks = Arc::new(settings.keks(&store).await?);
+        let node = Node::join(store, keks, checkpoints).await?;
+        let http = settings.http.clone();
+        let service = Arc::new(Service {
+            node: node.clone(),
+            metrics: Metrics::new()?,
+            limits: Limits::new(),
+            runtime: Handle::current(),
+            checkpoints: settings.audit.checkpoint_file.clone(),
+            public_key,
+            audit_reader: Arc::new(Semaphore::new(1)),
+            draining: AtomicBool::new(false),
+            settings: http.clone(),
+        });
+        let shared = Arc::clone(&service);
+        let server =
+            HttpServer::new(move || App::new().configure(|config| dispatch::routes(config, &shared)))
+                .workers(http.workers)
+                .keep_alive(http.keep_alive)
+                .client_request_timeout(http.head_timeout)
+                // A caller that closes its end has left: its work stops.
+                .h1_allow_half_closed(false)
+                .shutdown_timeout(http.drain_timeout.as_secs())
+                .disable_signals()
+                .bind(http.listen)
+                .map_err(|source| StartError::Listen { address: http.listen, source })?;
+        let address = server.addrs().first().copied().unwrap_or(http.listen);
+        let tasks = node.run();
+        Ok(Self {
+            server: server.run(),
+            address,
+            service,
+            tasks,
+            stop: Stopper { wanted: watch::Sender::new(false) },
+            notice: http.drain_notice,
+        })
+    }
+
+    /// The port that it listens on.
+    pub fn port(&self) -> u16 {
+        self.address.port()
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What all requests share.
+    pub fn service(&self) -> &Arc<Service> {
+        &self.service
+    }
+
+    /// What stops it.
+    pub fn stopper(&self) -> Stopper {
+        self.stop.clone()
+    }
+
+    /// Serves until [`Stopper::stop`], then drains: readiness turns red, requests under way are answered, the
+    /// server leaves the others in order.
+    pub async fn run(self) -> Result<(), StartError> {
+        let Self { server, service, tasks, stop, notice, .. } = self;
+        let metrics = service.metrics.clone();
+        let upkeep = tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(Duration::from_secs(5)).await;
+                metrics.upkeep();
+            }
+        });
+        let handle = server.handle();
+        let drained = tokio::spawn(drain(Arc::clone(&service), handle, stop, notice));
+        let served = server.await;
+        drained.abort();
+        upkeep.abort();
+        // Also when the server ended by itself.
+        tasks.stop().await;
+        let left = service.node.leave().await;
+        service.node.store().close().await;
+        served.map_err(StartError::Server)?;
+        left.map_err(StartError::Node)
+    }
+}
+
+async fn drain(service: Arc<Service>, server: ServerHandle, stop: Stopper, notice: Duration) {
+    let mut wanted = stop.wanted.subscribe();
+    if wanted.wait_for(|wanted| *wanted).await.is_err() {
+        return;
+    }
+    service.draining.store(true, Ordering::SeqCst);
+    tracing::info!("draining");
+    // Time for load balancers to look at readiness before the port closes.
+    tokio::time::sleep(notice).await;
+    server.stop(true).await;
+}

@@ -1,0 +1,312 @@
+//! The one way of every request: id, authentication, scope, rate, handler, answer, log, metrics.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use actix_web::dev::Payload;
+use actix_web::http::header::{ALLOW, CACHE_CONTROL, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use actix_web::web::{self, ServiceConfig};
+use actix_web::{HttpRequest, HttpResponse};
+use futures_util::FutureExt;
+use tracing::Instrument;
+
+use super::auth::{self, Caller, NotLetIn};
+use super::call::{Call, REQUEST_ID, RequestId, refusal};
+use super::endpoints::{Access, ENDPOINTS, Endpoint, Time};
+use super::error::{ApiError, ErrorCode, Shape};
+use super::service::Service;
+use crate::audit::{Detail, Intent, Subject};
+use crate::telemetry::metrics::RequestRecord;
+
+/// Routes of every endpoint; anything else is answered in the same shape.
+pub(super) fn routes(config: &mut ServiceConfig, service: &Arc<Service>) {
+    let mut paths: Vec<&'static str> = ENDPOINTS.iter().map(|endpoint| endpoint.path).collect();
+    paths.sort_unstable();
+    paths.dedup();
+    for path in paths {
+        let mut resource = web::resource(path);
+        for endpoint in ENDPOINTS.iter().filter(|endpoint| endpoint.path == path) {
+            let service = Arc::clone(service);
+            let name = endpoint.method.name().as_bytes();
+            let method = actix_web::http::Method::from_bytes(name).unwrap_or_default();
+            resource = resource.route(web::method(method).to(move |request, payload: web::Payload| {
+                let target = Target::Endpoint(endpoint);
+                dispatch(Arc::clone(&service), target, request, payload.into_inner())
+            }));
+        }
+        let service = Arc::clone(service);
+        config.service(resource.default_service(web::to(move |request, payload: web::Payload| {
+            dispatch(Arc::clone(&service), Target::OtherMethod(path), request, payload.into_inner())
+        })));
+    }
+    let service = Arc::clone(service);
+    config.default_service(web::to(move |request, payload: web::Payload| {
+        dispatch(Arc::clone(&service), Target::Nothing, request, payload.into_inner())
+    }));
+}
+
+/// What a request came to.
+#[derive(Clone, Copy)]
+enum Target {
+    Endpoint(&'static Endpoint),
+    OtherMethod(&'static str),
+    Nothing,
+}
+
+impl Target {
+    fn route(self) -> &'static str {
+        match self {
+            Self::Endpoint(endpoint) => endpoint.path,
+            Self::OtherMethod(path) => path,
+            Self::Nothing => "none",
+        }
+    }
+
+    fn shape(self) -> Shape {
+        let path = self.route();
+        ENDPOINTS
+            .iter()
+            .find(|endpoint| endpoint.path == path)
+            .map_or(Shape::Problem, |endpoint| endpoint.shape)
+    }
+}
+
+/// Counts a request as in flight until it is dropped, whatever happens to it.
+struct InFlight(metrics::Gauge);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.decrement(1.0);
+    }
+}
+
+async fn dispatch(
+    service: Arc<Service>,
+    target: Target,
+    request: HttpRequest,
+    payload: Payload,
+) -> HttpResponse {
+    let began = Instant::now();
+    let gauge = service.metrics.in_flight();
+    gauge.increment(1.0);
+    let in_flight = InFlight(gauge);
+    let id = RequestId::of(request.headers());
+    let method = method_name(&request);
+    let trace = trace_id(&request).unwrap_or_default().to_owned();
+    let span = tracing::info_span!("request", request = %id, trace);
+    let work = answer(&service, target, request, payload, &id);
+    // A handler that panics must not take the connection, or the audit, with it.
+    let result = AssertUnwindSafe(work).catch_unwind().instrument(span.clone()).await;
+    let _entered = span.enter();
+    let (result, actor) =
+        result.unwrap_or_else(|_| (Err(ApiError::hidden(ErrorCode::Internal, "the handler panicked")), None));
+    let (mut response, code) = match result {
+        Ok(response) => (response, None),
+        Err(error) => {
+            log_error(&error);
+            (error.answer(target.shape(), id.as_str()), Some(error.code().name()))
+        }
+    };
+    if let Target::OtherMethod(path) = target
+        && let Ok(value) = HeaderValue::from_str(&allowed(path))
+    {
+        response.headers_mut().insert(ALLOW, value);
+    }
+    let headers = response.headers_mut();
+    if let Ok(value) = HeaderValue::from_str(id.as_str()) {
+        headers.insert(REQUEST_ID, value);
+    }
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    let (took, route, status) = (began.elapsed(), target.route(), response.status().as_u16());
+    service.metrics.request(&RequestRecord { route, method, status, code, took });
+    tracing::info!(
+        target: "dandyroll::access",
+        method,
+        route,
+        status,
+        code = code.unwrap_or_default(),
+        actor = actor.as_deref().unwrap_or_default(),
+        ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+        "answered"
+    );
+    drop(in_flight);
+    response
+}
+
+fn log_error(error: &ApiError) {
+    let (code, cause) = (error.code().name(), error.internal().unwrap_or_default());
+    match error.code().status().is_server_error() {
+        true => tracing::error!(code, cause, "a request failed"),
+        false => tracing::debug!(code, "a request was refused"),
+    }
+}
+
+type Outcome = (Result<HttpResponse, ApiError>, Option<String>);
+
+async fn answer(
+    service: &Arc<Service>,
+    target: Target,
+    request: HttpRequest,
+    payload: Payload,
+    id: &RequestId,
+) -> Outcome {
+    let endpoint = match target {
+        Target::Endpoint(endpoint) => endpoint,
+        Target::OtherMethod(path) => {
+            let detail = format!("this path takes {}", allowed(path));
+            return (Err(ApiError::new(ErrorCode::MethodNotAllowed, detail)), None);
+        }
+        Target::Nothing => {
+            let detail = "there is nothing at this path; /openapi.json says what there is";
+            return (Err(ApiError::new(ErrorCode::UnknownPath, detail)), None);
+        }
+    };
+    let caller = match endpoint.access {
+        Access::Open => None,
+        Access::Any(scopes) => match let_in(service, endpoint, scopes, &request, id).await {
+            Ok(caller) => Some(caller),
+            Err(error) => return (Err(error), None),
+        },
+    };
+    let actor = caller.as_ref().map(|caller| caller.id().to_string());
+    let limit = match endpoint.time {
+        Time::Request => service.settings.request_timeout,
+        Time::Long => service.settings.long_timeout,
+    };
+    let result = handle(service, endpoint, (request, payload), id, caller, limit).await;
+    let Err(error) = result else { return (result, actor) };
+    // What a handler refuses to this caller is written down, as what the door refuses is.
+    let forbidden = error.code().status() == actix_web::http::StatusCode::FORBIDDEN;
+    if let (true, false, Some(actor)) = (forbidden, error.is_recorded(), &actor) {
+        let error = record(service, endpoint, actor, Detail::new(), error, id).await;
+        return (Err(error), Some(actor.clone()));
+    }
+    (Err(error), actor)
+}
+
+async fn handle(
+    service: &Arc<Service>,
+    endpoint: &'static Endpoint,
+    message: (HttpRequest, Payload),
+    id: &RequestId,
+    caller: Option<Caller>,
+    limit: Duration,
+) -> Result<HttpResponse, ApiError> {
+    let call = Call::new(Arc::clone(service), endpoint, message, id.clone(), caller)?;
+    let handled = tokio::time::timeout(limit, (endpoint.handler)(call)).await;
+    handled.unwrap_or_else(|_| {
+        let detail = format!("the request was not answered within {} ms", limit.as_millis());
+        Err(ApiError::new(ErrorCode::Timeout, detail))
+    })
+}
+
+/// Who may come in: a valid token, in scope, within its rate. A refusal is written to the audit first.
+async fn let_in(
+    service: &Arc<Service>,
+    endpoint: &'static Endpoint,
+    scopes: &[crate::tokens::Scope],
+    request: &HttpRequest,
+    id: &RequestId,
+) -> Result<Caller, ApiError> {
+    let snapshot = service.node.snapshot();
+    let caller = match auth::authenticate(request.headers(), &snapshot.tokens) {
+        Ok(caller) => caller,
+        Err(NotLetIn { claimed, why }) => {
+            // Anybody can send these: beyond a rate they are counted, not written.
+            if let Err(error) = service.limits.note_refused() {
+                service.metrics.refused_unwritten();
+                return Err(error);
+            }
+            let mut detail = Detail::from([("why", why.into())]);
+            if let Some(claimed) = claimed {
+                detail.insert("token", claimed.as_str().into());
+            }
+            let error = NotLetIn::error();
+            return Err(record(service, endpoint, "unauthenticated", detail, error, id).await);
+        }
+    };
+    // Before the scope: a caller that is out of scope may not fill the audit any faster than others.
+    service.limits.check(&caller)?;
+    if let Err(error) = caller.require_any(scopes) {
+        return Err(record(service, endpoint, caller.id().as_str(), Detail::new(), error, id).await);
+    }
+    Ok(caller)
+}
+
+/// Writes a refusal down and hands it out; if it can't be written, says that instead.
+async fn record(
+    service: &Arc<Service>,
+    endpoint: &'static Endpoint,
+    actor: &str,
+    mut detail: Detail,
+    error: ApiError,
+    id: &RequestId,
+) -> ApiError {
+    detail.insert("request", id.as_str().into());
+    let action = endpoint.action.unwrap_or(endpoint.id);
+    let intent = Intent { action, actor: actor.to_owned(), subject: Subject::default(), detail };
+    let completion = refusal(&error);
+    let audit = service.node.audit().clone();
+    // It goes on if the caller leaves.
+    let written =
+        service.runtime.spawn(async move { audit.begin(&intent).await?.complete(completion).await });
+    match written.await {
+        Ok(Ok(_)) => error.recorded(),
+        Ok(Err(fault)) => ApiError::from(fault),
+        Err(fault) => ApiError::hidden(ErrorCode::Internal, fault),
+    }
+}
+
+fn allowed(path: &str) -> String {
+    let rows = ENDPOINTS.iter().filter(|endpoint| endpoint.path == path);
+    rows.map(|endpoint| endpoint.method.name()).collect::<Vec<_>>().join(", ")
+}
+
+fn method_name(request: &HttpRequest) -> &'static str {
+    let known = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"];
+    let method = request.method().as_str();
+    known.into_iter().find(|name| *name == method).unwrap_or("other")
+}
+
+/// The trace id of a W3C `traceparent`, so that logs of several services can be joined.
+fn trace_id(request: &HttpRequest) -> Option<&str> {
+    let value = request.headers().get("traceparent")?.to_str().ok()?;
+    let mut parts = value.split('-');
+    let (version, trace, parent, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let hex = |text: &str, length: usize| {
+        text.len() == length && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+    };
+    let zero = |text: &str| text.bytes().all(|b| b == b'0');
+    let good = hex(version, 2) && version != "ff" && hex(trace, 32) && hex(parent, 16) && hex(flags, 2);
+    (good && !zero(trace) && !zero(parent)).then_some(trace)
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::test::TestRequest;
+
+    use super::*;
+
+    #[test]
+    fn traces_are_read_as_w3c_writes_them() {
+        let read = |value: &str| {
+            let request = TestRequest::default().insert_header(("traceparent", value)).to_http_request();
+            trace_id(&request).map(ToOwned::to_owned)
+        };
+        let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+        assert_eq!(read(&format!("00-{trace}-00f067aa0ba902b7-01")).as_deref(), Some(trace));
+        assert_eq!(read(&format!("cc-{trace}-00f067aa0ba902b7-01-later")).as_deref(), Some(trace));
+        for bad in [
+            format!("ff-{trace}-00f067aa0ba902b7-01"),
+            format!("00-{}-00f067aa0ba902b7-01", "0".repeat(32)),
+            format!("00-{trace}-0000000000000000-01"),
+            format!("00-{}-00f067aa0ba902b7-01", trace.to_uppercase()),
+            format!("00-{trace}-00f067aa0ba902b7"),
+            String::new(),
+        ] {
+            assert_eq!(read(&bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,744 @@
+//! **The table of endpoints**: routes, scopes, limits, documentation and the OpenAPI document all come from it.
+//!
+//! A new endpoint is a row here and a handler. What every endpoint of a kind can answer (a refused token, a body
+//! that is too large) is added by [`Endpoint::codes`], not repeated in the rows.
+
+use std::borrow::Cow;
+use std::future::Future;
+use std::pin::Pin;
+
+use actix_web::HttpResponse;
+use dandyroll_api::{admin as a, audit as au, health as h};
+use serde_json::json;
+use utoipa::ToSchema;
+use utoipa::openapi::{RefOr, Schema};
+
+use super::error::{ApiError, ErrorCode, Shape};
+use super::{Call, HttpSettings, admin, audit, health};
+use crate::tokens::Scope;
+
+/// What a handler gives.
+pub type Answered = Pin<Box<dyn Future<Output = Result<HttpResponse, ApiError>>>>;
+
+/// A named JSON schema.
+#[derive(Clone, Copy)]
+pub struct Described {
+    pub(super) name: fn() -> Cow<'static, str>,
+    pub(super) schema: fn() -> RefOr<Schema>,
+    pub(super) parts: fn(&mut Vec<(String, RefOr<Schema>)>),
+}
+
+impl Described {
+    /// The schema of a wire type.
+    pub const fn of<T: ToSchema>() -> Self {
+        Self { name: T::name, schema: T::schema, parts: T::schemas }
+    }
+}
+
+/// A method.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verb {
+    /// `GET`
+    Get,
+    /// `POST`
+    Post,
+    /// `PUT`
+    Put,
+    /// `PATCH`
+    Patch,
+}
+
+impl Verb {
+    /// As HTTP writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Get => "GET",
+            Self::Post => "POST",
+            Self::Put => "PUT",
+            Self::Patch => "PATCH",
+        }
+    }
+}
+
+/// Who may call.
+#[derive(Clone, Copy)]
+pub enum Access {
+    /// Anybody, without a token.
+    Open,
+    /// Tokens with any of these scopes.
+    Any(&'static [Scope]),
+}
+
+/// A limit in bytes.
+#[derive(Clone, Copy)]
+pub enum Limit {
+    /// The same everywhere.
+    Fixed(usize),
+    /// Set by the operator.
+    Setting(fn(&HttpSettings) -> usize),
+}
+
+impl Limit {
+    /// In bytes.
+    pub fn bytes(self, settings: &HttpSettings) -> usize {
+        match self {
+            Self::Fixed(bytes) => bytes,
+            Self::Setting(read) => read(settings),
+        }
+    }
+}
+
+/// What the request carries.
+#[derive(Clone, Copy)]
+pub enum Body {
+    /// Nothing that is read.
+    None,
+    /// One JSON document.
+    Json {
+        /// Its form.
+        schema: Described,
+        /// Its size.
+        limit: Limit,
+    },
+    /// One JSON document, or nothing.
+    OptionalJson {
+        /// Its form.
+        schema: Described,
+        /// Its size.
+        limit: Limit,
+    },
+    /// A JSON document a line (`application/x-ndjson`), as many as one likes.
+    Lines {
+        /// The form of a line.
+        schema: Described,
+        /// The size of a line.
+        limit: Limit,
+    },
+}
+
+/// How long the answer's head may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Time {
+    /// The setting `http.request_timeout_ms`.
+    Request,
+    /// The setting `http.long_timeout_ms`.
+    Long,
+}
+
+/// Where a parameter is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In the path.
+    Path,
+    /// In the query; may be left out.
+    Query,
+    /// In a header; may be left out.
+    Header,
+}
+
+/// What a parameter holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A ring's or profile's name.
+    Name,
+    /// A version's number.
+    Version,
+    /// A profile's id or name.
+    Profile,
+    /// A token's public part.
+    TokenId,
+    /// Items a page.
+    Limit,
+    /// Where to read on, as a page's `next` says.
+    Cursor,
+    /// A word of the audit: an action, an actor.
+    Word,
+    /// An operation's receipt.
+    Receipt,
+    /// An output's keyed hash.
+    Output,
+    /// A point in time.
+    Instant,
+    /// A key for [idempotent requests](super).
+    IdempotencyKey,
+}
+
+impl Kind {
+    /// In words, as in "`limit` is …".
+    pub fn about(self) -> &'static str {
+        match self {
+            Self::Name => "a name: 1 to 64 of a-z, 0-9, '-', '_', '.', beginning with a letter or digit",
+            Self::Version => "the number of a version: 1, 2, 3, …",
+            Self::Profile => "a profile's id (wp_ and 52 characters of a-z and 2-7) or name",
+            Self::TokenId => "a token's public part: 16 characters of a-z and 2-7",
+            Self::Limit => "the number of items a page has at most, 1 to 1000",
+            Self::Cursor => "what `next` said in the page before",
+            Self::Word => "1 to 64 of a-z, 0-9, '-', '_', '.', ':'",
+            Self::Receipt => "a receipt: ar_ and 26 characters of a-z and 2-7",
+            Self::Output => "an output's keyed hash: oh_ and 52 characters of a-z and 2-7",
+            Self::Instant => "a time as RFC 3339 writes it, such as 2026-11-25T18:00:00Z",
+            Self::IdempotencyKey => "1 to 128 visible ASCII characters",
+        }
+    }
+
+    pub(super) fn schema(self) -> serde_json::Value {
+        let pattern = |pattern: &str| json!({ "type": "string", "pattern": pattern });
+        match self {
+            Self::Name => pattern("^[a-z0-9][a-z0-9._-]{0,63}$"),
+            Self::Version => json!({ "type": "integer", "minimum": 1, "maximum": 4_294_967_295_u32 }),
+            Self::Profile => pattern("^(wp_[a-z2-7]{52}|[a-z0-9][a-z0-9._-]{0,63})$"),
+            Self::TokenId => pattern("^[a-z2-7]{16}$"),
+            Self::Limit => json!({ "type": "integer", "minimum": 1, "maximum": 1000, "default": 100 }),
+            Self::Cursor => pattern("^c[0-9a-z._-]{1,80}$"),
+            Self::Word => pattern("^[a-z0-9._:-]{1,64}$"),
+            Self::Receipt => pattern("^ar_[a-z2-7]{26}$"),
+            Self::Output => pattern("^oh_[a-z2-7]{52}$"),
+            Self::Instant => json!({ "type": "string", "format": "date-time" }),
+            Self::IdempotencyKey => pattern("^[!-~]{1,128}$"),
+        }
+    }
+}
+
+/// A parameter.
+#[derive(Clone, Copy, Debug)]
+pub struct Parameter {
+    /// Its name.
+    pub name: &'static str,
+    /// Where it is.
+    pub place: Place,
+    /// What it holds.
+    pub kind: Kind,
+    /// What it is for.
+    pub about: &'static str,
+}
+
+/// What is answered when all goes well.
+#[derive(Clone, Copy)]
+pub struct Answer {
+    /// The status.
+    pub status: u16,
+    /// The content type.
+    pub content_type: &'static str,
+    /// The form, of a line if the content type is one of lines.
+    pub schema: Option<Described>,
+    /// In words.
+    pub about: &'static str,
+}
+
+/// One endpoint.
+#[derive(Clone, Copy)]
+pub struct Endpoint {
+    /// The method.
+    pub method: Verb,
+    /// The path, with `{name}` for its parameters.
+    pub path: &'static str,
+    /// Its name in clients made from the OpenAPI document.
+    pub id: &'static str,
+    /// The chapter that it is in.
+    pub tag: &'static str,
+    /// What it does.
+    pub summary: &'static str,
+    /// Who may call.
+    pub access: Access,
+    /// Parameters.
+    pub parameters: &'static [Parameter],
+    /// What the request carries.
+    pub body: Body,
+    /// Good answers.
+    pub answers: &'static [Answer],
+    /// Error codes of its own; see [`Self::codes`].
+    pub errors: &'static [ErrorCode],
+    /// The audit's word for it, if every call is written down.
+    pub action: Option<&'static str>,
+    /// In which shape errors are answered.
+    pub shape: Shape,
+    /// How long it may take.
+    pub time: Time,
+    /// What does it.
+    pub handler: fn(Call) -> Answered,
+}
+
+impl std::fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.method.name(), self.path)
+    }
+}
+
+impl Endpoint {
+    /// Every error code that it may answer, in the table's order.
+    pub fn codes(&self) -> Vec<ErrorCode> {
+        use ErrorCode as C;
+        let mut codes = vec![C::Internal, C::Timeout, C::InvalidParameter, C::MethodNotAllowed];
+        codes.extend(self.errors);
+        if let Access::Any(_) = self.access {
+            // A refused caller is a row of the audit, too.
+            codes.extend([C::Unauthenticated, C::ForbiddenScope, C::RateLimited, C::AuditUnavailable]);
+        }
+        if self.action.is_some() {
+            codes.extend([C::StoreUnavailable, C::Conflict]);
+        }
+        if !matches!(self.body, Body::None) {
+            codes.extend([C::MalformedJson, C::InvalidUtf8, C::BodyTimeout, C::BodyTooLarge]);
+            codes.extend([C::UnsupportedMediaType, C::UnknownField, C::MissingField, C::InvalidValue]);
+        }
+        if matches!(self.body, Body::Json { .. }) {
+            codes.push(C::MissingBody);
+        }
+        codes.sort_unstable();
+        codes.dedup();
+        codes
+    }
+}
+
+const fn path(name: &'static str, kind: Kind, about: &'static str) -> Parameter {
+    Parameter { name, place: Place::Path, kind, about }
+}
+
+const fn query(name: &'static str, kind: Kind, about: &'static str) -> Parameter {
+    Parameter { name, place: Place::Query, kind, about }
+}
+
+const fn json<T: ToSchema>(status: u16, about: &'static str) -> Answer {
+    Answer { status, content_type: "application/json", schema: Some(Described::of::<T>()), about }
+}
+
+const fn takes<T: ToSchema>() -> Body {
+    Body::Json { schema: Described::of::<T>(), limit: ADMIN_LIMIT }
+}
+
+/// Administration sends little.
+const ADMIN_LIMIT: Limit = Limit::Fixed(64 * 1024);
+
+const READ: Access = Access::Any(&[Scope::KeysRead, Scope::KeysWrite]);
+const WRITE: Access = Access::Any(&[Scope::KeysWrite]);
+const AUDIT: Access = Access::Any(&[Scope::AuditRead]);
+
+const RING: Parameter = path("alias", Kind::Name, "The ring.");
+const VERSION: Parameter = path("version", Kind::Version, "The version.");
+const LIMIT: Parameter = query("limit", Kind::Limit, "How many items a page has at most.");
+const CURSOR: Parameter = query("cursor", Kind::Cursor, "Where to read on: the `next` of the page before.");
+
+/// What rows leave out.
+const ROW: Endpoint = Endpoint {
+    method: Verb::Get,
+    path: "",
+    id: "",
+    tag: "",
+    summary: "",
+    access: Access::Open,
+    parameters: &[],
+    body: Body::None,
+    answers: &[],
+    errors: &[],
+    action: None,
+    shape: Shape::Problem,
+    time: Time::Request,
+    handler: |_| Box::pin(async { Err(ApiError::hidden(ErrorCode::Internal, "a row without a handler")) }),
+};
+const ADMIN_READ: Endpoint = Endpoint { tag: "admin", access: READ, ..ROW };
+const ADMIN_WRITE: Endpoint = Endpoint { method: Verb::Post, tag: "admin", access: WRITE, ..ROW };
+const STEP: Endpoint = Endpoint {
+    parameters: &[RING, VERSION],
+    answers: &[json::<a::VersionChanged>(200, "The version as it is now.")],
+    errors: &[
+        ErrorCode::AliasNotAllowed,
+        ErrorCode::UnknownAlias,
+        ErrorCode::UnknownVersion,
+        ErrorCode::StateRefused,
+    ],
+    ..ADMIN_WRITE
+};
+
+/// Every endpoint there is.
+pub static ENDPOINTS: &[Endpoint] = &[
+    Endpoint {
+        path: "/livez",
+        id: "livez",
+        tag: "operations",
+        summary: "Whether the process answers",
+        answers: &[json::<h::Live>(200, "It does.")],
+        handler: |call| Box::pin(health::live(call)),
+        ..ROW
+    },
+    Endpoint {
+        path: "/readyz",
+        id: "readyz",
+        tag: "operations",
+        summary: "Whether requests should be sent here, and why not",
+        answers: &[json::<h::Ready>(200, "They should."), json::<h::Ready>(503, "They should not.")],
+        handler: |call| Box::pin(health::ready(call)),
+        ..ROW
+    },
+    Endpoint {
+        path: "/metrics",
+        id: "metrics",
+        tag: "operations",
+        summary: "Metrics in Prometheus's text format",
+        answers: &[Answer {
+            status: 200,
+            content_type: "text/plain; version=0.0.4",
+            schema: Some(Described::of::<String>()),
+            about: "The metrics.",
+        }],
+        handler: |call| Box::pin(health::metrics(call)),
+        ..ROW
+    },
+    Endpoint {
+        path: "/openapi.json",
+        id: "openapi",
+        tag: "operations",
+        summary: "This API's OpenAPI 3.1 document",
+        answers: &[Answer {
+            status: 200,
+            content_type: "application/json",
+            schema: None,
+            about: "The document.",
+        }],
+        handler: |call| Box::pin(health::openapi(call)),
+        ..ROW
+    },
+    // Rings.
+    Endpoint {
+        path: "/v1/admin/rings",
+        id: "list_rings",
+        summary: "Rings with their versions, by name",
+        parameters: &[LIMIT, CURSOR],
+        answers: &[json::<a::RingPage>(200, "The rings that the token may use.")],
+        errors: &[ErrorCode::StoreUnavailable],
+        handler: |call| Box::pin(admin::rings::list(call)),
+        ..ADMIN_READ
+    },
+    Endpoint {
+        path: "/v1/admin/rings",
+        id: "create_ring",
+        summary: "Makes a ring with a first version, which is active once every live server holds it",
+        body: takes::<a::RingCreate>(),
+        answers: &[json::<a::Ring>(201, "The ring.")],
+        errors: &[ErrorCode::AliasNotAllowed, ErrorCode::RingExists],
+        action: Some("ring.create"),
+        handler: |call| Box::pin(admin::rings::create(call)),
+        ..ADMIN_WRITE
+    },
+    Endpoint {
+        path: "/v1/admin/rings/{alias}",
+        id: "show_ring",
+        summary: "One ring with its versions and its rotation",
+        parameters: &[RING],
+        answers: &[json::<a::Ring>(200, "The ring.")],
+        errors: &[ErrorCode::AliasNotAllowed, ErrorCode::UnknownAlias, ErrorCode::StoreUnavailable],
+        handler: |call| Box::pin(admin::rings::show(call)),
+        ..ADMIN_READ
+    },
+    Endpoint {
+        method: Verb::Patch,
+        path: "/v1/admin/rings/{alias}",
+        id: "change_ring",
+        summary: "Changes what a ring allows, and its rotation by the clock",
+        parameters: &[RING],
+        body: takes::<a::RingChange>(),
+        answers: &[json::<a::Ring>(200, "The ring as it is now.")],
+        errors: &[ErrorCode::AliasNotAllowed, ErrorCode::UnknownAlias],
+        action: Some("ring.change"),
+        handler: |call| Box::pin(admin::rings::change(call)),
+        ..ADMIN_WRITE
+    },
+    Endpoint {
+        path: "/v1/admin/rings/{alias}/rotate",
+        id: "rotate_ring",
+        summary: "Rotates to a new version, or to a pending one: active once every live server holds it",
+        parameters: &[RING],
+        body: Body::OptionalJson { schema: Described::of::<a::Rotate>(), limit: ADMIN_LIMIT },
+        answers: &[json::<a::Rotated>(200, "The version, and the rotation if it is still under way.")],
+        errors: &[
+            ErrorCode::AliasNotAllowed,
+            ErrorCode::UnknownAlias,
+            ErrorCode::UnknownVersion,
+            ErrorCode::StateRefused,
+            ErrorCode::AlreadyRotating,
+            ErrorCode::CalibrationFailed,
+        ],
+        action: Some("key.rotate"),
+        handler: |call| Box::pin(admin::rings::rotate(call)),
+        ..ADMIN_WRITE
+    },
+    Endpoint {
+        path: "/v1/admin/rings/{alias}/abort-rotation",
+        id: "abort_rotation",
+        summary: "Ends a rotation without activating anything",
+        parameters: &[RING],
+        answers: &[json::<a::RotationAborted>(200, "The version that stays pending.")],
+        errors: &[ErrorCode::AliasNotAllowed, ErrorCode::UnknownAlias, ErrorCode::NotRotating],
+        action: Some("key.abort_rotation"),
+        handler: |call| Box::pin(admin::rings::abort(call)),
+        ..ADMIN_WRITE
+    },
+    Endpoint {
+        path: "/v1/admin/rings/{alias}/import",
+        id: "import_key",
+        summary: "Adds a wrapped master as a pending version",
+        parameters: &[RING],
+        body: takes::<a::WrappedKey>(),
+        answers: &[json::<a::VersionChanged>(201, "The new version.")],
+        errors: &[
+            ErrorCode::AliasNotAllowed,
+            ErrorCode::UnknownAlias,
+            ErrorCode::KeyExists,
+            ErrorCode::WrappedKeyRefused,
+        ],
+        action: Some("key.import"),
+        handler: |call| Box::pin(admin::rings::import(call)),
+        ..ADMIN_WRITE
+    },
+    // Versions.
+    Endpoint {
+        path: "/v1/admin/rings/{alias}/versions/{version}/disable",
+        id: "disable_key",
+        summary: "Takes a version out of detection",
+        action: Some("key.disable"),
+        handler: |call| Box::pin(admin::rings::disable(call)),
+        ..STEP
+    },
+    Endpoint {
+        path: "/v1/admin/rings/{alias}/versions/{version}/enable",
+        id: "enable_key",
+        summary: "Takes a disabled version back into detection",
+        action: Some("key.enable"),
+        handler: |call| Box::pin(admin::rings::enable(call)),
+        ..STEP
+    },
+    Endpoint {
+        path: "/v1/admin/rings/{alias}/versions/{version}/compromise",
+        id: "compromise_key",
+        summary: "Notes that others may hold a version: it marks no more, and detects only when asked",
+        action: Some("key.compromise"),
+        handler: |call| Box::pin(admin::rings::compromise(call)),
+        ..STEP
+    },
+    Endpoint {
+        path: "/v1/admin/rings/{alias}/versions/{version}/cancel-destroy",
+        id: "cancel_destroy_key",
+        summary: "Calls off a destruction",
+        action: Some("key.cancel_destroy"),
+        handler: |call| Box::pin(admin::rings::cancel_destroy(call)),
+        ..STEP
+    },
+    Endpoint {
+        path: "/v1/admin/rings/{alias}/versions/{version}/schedule-destroy",
+        id: "schedule_destroy_key",
+        summary: "Orders a version's destruction in 7 to 30 days, or only says what it would mean",
+        parameters: &[RING, VERSION],
+        body: takes::<a::ScheduleDestroy>(),
+        answers: &[json::<a::DestroyPlan>(200, "What it means, and when.")],
+        errors: &[
+            ErrorCode::AliasNotAllowed,
+            ErrorCode::UnknownAlias,
+            ErrorCode::UnknownVersion,
+            ErrorCode::StateRefused,
+            ErrorCode::AlreadyRotating,
+            ErrorCode::DestroyNotAllowed,
+        ],
+        action: Some("key.schedule_destroy"),
+        handler: |call| Box::pin(admin::rings::schedule_destroy(call)),
+        ..ADMIN_WRITE
+    },
+    Endpoint {
+        path: "/v1/admin/rings/{alias}/versions/{version}/export",
+        id: "export_key",
+        summary: "Hands out a version's master, wrapped, where the ring allows it",
+        parameters: &[RING, VERSION],
+        body: Body::OptionalJson { schema: Described::of::<a::ExportKey>(), limit: ADMIN_LIMIT },
+        answers: &[json::<a::ExportedKey>(200, "The wrapped master.")],
+        errors: &[
+            ErrorCode::AliasNotAllowed,
+            ErrorCode::UnknownAlias,
+            ErrorCode::UnknownVersion,
+            ErrorCode::ExportNotAllowed,
+            ErrorCode::KeyDestroyed,
+            ErrorCode::WrappedKeyRefused,
+        ],
+        action: Some("key.export"),
+        handler: |call| Box::pin(admin::rings::export(call)),
+        ..ADMIN_WRITE
+    },
+    Endpoint {
+        path: "/v1/admin/rewrap",
+        id: "rewrap_keys",
+        summary: "Wraps every master and secret under the key-encryption key in use",
+        answers: &[json::<a::Rewrapped>(200, "How many were wrapped anew.")],
+        errors: &[ErrorCode::AliasNotAllowed],
+        action: Some("key.rewrap"),
+        time: Time::Long,
+        handler: |call| Box::pin(admin::rings::rewrap(call)),
+        ..ADMIN_WRITE
+    },
+    // Profiles.
+    Endpoint {
+        path: "/v1/admin/profiles",
+        id: "list_profiles",
+        summary: "Profiles with their names, by id",
+        parameters: &[LIMIT, CURSOR],
+        answers: &[json::<a::ProfilePage>(200, "The profiles.")],
+        handler: |call| Box::pin(admin::profiles::list(call)),
+        ..ADMIN_READ
+    },
+    Endpoint {
+        path: "/v1/admin/profiles",
+        id: "create_profile",
+        summary: "Stores a profile, and lets a name mean it",
+        body: takes::<a::ProfileCreate>(),
+        answers: &[json::<a::ProfileStored>(201, "The profile's id.")],
+        errors: &[ErrorCode::AliasNotAllowed],
+        action: Some("profile.create"),
+        handler: |call| Box::pin(admin::profiles::create(call)),
+        ..ADMIN_WRITE
+    },
+    Endpoint {
+        path: "/v1/admin/profiles/{profile}",
+        id: "show_profile",
+        summary: "One profile, by id or name",
+        parameters: &[path("profile", Kind::Profile, "The profile's id or name.")],
+        answers: &[json::<a::Profile>(200, "The profile.")],
+        errors: &[ErrorCode::UnknownProfile],
+        handler: |call| Box::pin(admin::profiles::show(call)),
+        ..ADMIN_READ
+    },
+    Endpoint {
+        method: Verb::Put,
+        path: "/v1/admin/profile-names/{name}",
+        id: "name_profile",
+        summary: "Lets a name mean a stored profile",
+        parameters: &[path("name", Kind::Name, "The name.")],
+        body: takes::<a::ProfileNamed>(),
+        answers: &[json::<a::ProfileStored>(200, "What the name means now.")],
+        errors: &[ErrorCode::AliasNotAllowed, ErrorCode::UnknownProfile],
+        action: Some("profile.name"),
+        handler: |call| Box::pin(admin::profiles::name(call)),
+        ..ADMIN_WRITE
+    },
+    // Tokens.
+    Endpoint {
+        path: "/v1/admin/tokens",
+        id: "list_tokens",
+        summary: "Tokens in the order in which they were made, revoked ones too",
+        parameters: &[LIMIT, CURSOR],
+        answers: &[json::<a::TokenPage>(200, "The tokens that allow no more than the caller's.")],
+        errors: &[ErrorCode::StoreUnavailable],
+        handler: |call| Box::pin(admin::tokens::list(call)),
+        ..ADMIN_READ
+    },
+    Endpoint {
+        path: "/v1/admin/tokens",
+        id: "create_token",
+        summary: "Makes a token that allows no more than the caller's; its secret is shown this once",
+        body: takes::<a::TokenCreate>(),
+        answers: &[json::<a::TokenCreated>(201, "The token.")],
+        errors: &[ErrorCode::AliasNotAllowed],
+        action: Some("token.create"),
+        handler: |call| Box::pin(admin::tokens::create(call)),
+        ..ADMIN_WRITE
+    },
+    Endpoint {
+        path: "/v1/admin/tokens/{token}/revoke",
+        id: "revoke_token",
+        summary: "Ends a token, on every server within a second",
+        parameters: &[path("token", Kind::TokenId, "The token's public part.")],
+        answers: &[json::<a::TokenRevoked>(200, "It is revoked.")],
+        errors: &[ErrorCode::AliasNotAllowed, ErrorCode::UnknownToken],
+        action: Some("token.revoke"),
+        handler: |call| Box::pin(admin::tokens::revoke(call)),
+        ..ADMIN_WRITE
+    },
+    // Servers.
+    Endpoint {
+        path: "/v1/admin/servers",
+        id: "list_servers",
+        summary: "The servers that share the database and live",
+        answers: &[json::<a::ServerList>(200, "The servers.")],
+        errors: &[ErrorCode::StoreUnavailable],
+        handler: |call| Box::pin(admin::servers(call)),
+        ..ADMIN_READ
+    },
+    // Audit.
+    Endpoint {
+        path: "/v1/audit/entries",
+        id: "list_entries",
+        tag: "audit",
+        summary: "Rows of the audit in their order",
+        access: AUDIT,
+        parameters: &[
+            LIMIT,
+            CURSOR,
+            query("action", Kind::Word, "Only this action."),
+            query("actor", Kind::Word, "Only this actor."),
+            query("alias", Kind::Name, "Only this ring."),
+            query("receipt", Kind::Receipt, "Only this operation."),
+            query("output", Kind::Output, "Only this output."),
+        ],
+        answers: &[json::<au::EntryPage>(200, "The rows.")],
+        errors: &[ErrorCode::AliasNotAllowed, ErrorCode::StoreUnavailable],
+        handler: |call| Box::pin(audit::entries(call)),
+        ..ROW
+    },
+    Endpoint {
+        path: "/v1/audit/verify",
+        id: "verify_audit",
+        tag: "audit",
+        summary: "Compares rows, epochs and this server's signed checkpoints; one at a time",
+        access: AUDIT,
+        answers: &[json::<au::VerifyReport>(200, "What was found.")],
+        errors: &[ErrorCode::AliasNotAllowed, ErrorCode::StoreUnavailable, ErrorCode::Overloaded],
+        action: Some("audit.verify"),
+        time: Time::Long,
+        handler: |call| Box::pin(audit::verify(call)),
+        ..ROW
+    },
+    Endpoint {
+        path: "/v1/audit/evidence",
+        id: "export_evidence",
+        tag: "audit",
+        summary: "Rows of a time range with proofs that a third party can check",
+        access: AUDIT,
+        parameters: &[
+            query("from", Kind::Instant, "From this time on; default: the beginning."),
+            query("to", Kind::Instant, "Before this time; default: now."),
+        ],
+        answers: &[Answer {
+            status: 200,
+            content_type: "application/x-ndjson",
+            schema: Some(Described::of::<au::EvidenceLine>()),
+            about: "Header, epochs, entries, checkpoint, footer: one a line.",
+        }],
+        errors: &[
+            ErrorCode::AliasNotAllowed,
+            ErrorCode::StoreUnavailable,
+            ErrorCode::RangeTooLarge,
+            ErrorCode::Overloaded,
+        ],
+        action: Some("audit.export"),
+        time: Time::Long,
+        handler: |call| Box::pin(audit::evidence(call)),
+        ..ROW
+    },
+    Endpoint {
+        path: "/v1/audit/checkpoints",
+        id: "list_checkpoints",
+        tag: "audit",
+        summary: "This server's signed checkpoints in their order",
+        access: AUDIT,
+        parameters: &[LIMIT, CURSOR],
+        answers: &[json::<au::CheckpointPage>(200, "The checkpoints.")],
+        errors: &[ErrorCode::AuditUnavailable],
+        handler: |call| Box::pin(audit::checkpoints(call)),
+        ..ROW
+    },
+    Endpoint {
+        path: "/v1/audit/public-key",
+        id: "audit_public_key",
+        tag: "audit",
+        summary: "What verifies this server's checkpoints",
+        access: AUDIT,
+        answers: &[json::<au::PublicKey>(200, "The key.")],
+        handler: |call| Box::pin(audit::public_key(call)),
+        ..ROW
+    },
+];
