@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::desk::args::{AuditCommand, KeysCommand, StoreArgs, TokensCommand};
+
 /// Mark the text and code language models write, and find the marks again.
 #[derive(Debug, Parser)]
 #[command(name = "dandyroll", version, max_term_width = 110, arg_required_else_help = true)]
@@ -33,6 +35,29 @@ pub(crate) enum Command {
     /// Look into the keyed function, to check another implementation against this one.
     #[command(subcommand)]
     Scheme(SchemeCommand),
+    /// Manage a store's key rings: rotate, disable, destroy, import, export.
+    Keys {
+        #[command(flatten)]
+        store: StoreArgs,
+        #[command(subcommand)]
+        command: KeysCommand,
+    },
+    /// Manage a store's API tokens.
+    Tokens {
+        #[command(flatten)]
+        store: StoreArgs,
+        #[command(subcommand)]
+        command: TokensCommand,
+    },
+    /// Verify a store's audit, and hand out evidence.
+    Audit {
+        #[command(flatten)]
+        store: StoreArgs,
+        #[command(subcommand)]
+        command: AuditCommand,
+    },
+    /// Bring a store's schema up to date.
+    Migrate(StoreArgs),
     /// Mark, generate unmarked, take human text, detect in all: the main job as one table.
     Demo(DemoArgs),
 }

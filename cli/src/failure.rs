@@ -53,6 +53,8 @@ pub(crate) enum Failure {
          {most} at most. Use --mode model-free"
     )]
     TooLongForModel { tokens: usize, most: usize },
+    #[error(transparent)]
+    Desk(#[from] crate::desk::DeskError),
     #[error("{0}")]
     Usage(String),
     #[error("cannot write the output: {0}")]

@@ -3,6 +3,7 @@
 mod args;
 mod coloured;
 mod demo;
+mod desk;
 mod detect;
 mod failure;
 mod generate;
@@ -41,6 +42,10 @@ fn run(arguments: Arguments) -> Result<Outcome, Failure> {
             words::show_profile(&profile, model.as_deref(), tokenizer.as_deref(), &mut out)
         }
         Command::Scheme(SchemeCommand::Words(args)) => words::run(&args, &mut out),
+        Command::Keys { store, command } => desk::keys(&store, command, &mut out),
+        Command::Tokens { store, command } => desk::tokens(&store, command, &mut out),
+        Command::Audit { store, command } => desk::audit(&store, command, &mut out),
+        Command::Migrate(store) => desk::migrate(&store, &mut out),
         Command::Demo(args) => demo::run(&args, library, &mut out),
     }
 }

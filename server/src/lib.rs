@@ -9,7 +9,8 @@
 //! - [`place`] is the data folder: database, keys and checkpoints of a service without other settings.
 //! - [`http`] is the door: one table of endpoints, one of errors, the application as a value.
 //! - [`config`] reads settings, [`telemetry`] shows operators what goes on.
-//! - [`node`] is one running server among others: heartbeat, re-reading, acknowledging, sealing.
+//! - [`node`] is one running server among others: heartbeat, re-reading, acknowledging, sealing; [`tool`] is what
+//!   acts beside them.
 
 pub mod audit;
 mod codec;
@@ -24,5 +25,6 @@ pub mod store;
 pub mod telemetry;
 pub mod timestamp;
 pub mod tokens;
+pub mod tool;
 
 pub use timestamp::Timestamp;

@@ -16,7 +16,7 @@ use crate::codec::RandomFailed;
 use crate::idempotency::Idempotency;
 use crate::keys::{KekRing, KeyError, Keys, Rings};
 use crate::profiles::{ProfileTable, Profiles};
-use crate::store::{Health, ServerId, Store, StoreError, follow};
+use crate::store::{Health, LIVE_FOR, ServerId, Store, StoreError, follow};
 use crate::tokens::{TokenTable, Tokens};
 
 /// How often a server says that it is alive, looks for what is due, and seals.
@@ -378,8 +378,11 @@ impl Node {
         Ok(())
     }
 
-    /// Leaves in order: seals, and takes its name off the list so that no rotation waits for it.
+    /// Leaves in order: waits for the audit's last entries (for a few seconds), seals, and takes its name off the list so that no rotation waits for it.
     pub async fn leave(&self) -> Result<(), NodeError> {
+        // A store that is away must not hold up the end: recovery tells of what could not be written.
+        let flushed = tokio::time::timeout(LIVE_FOR, self.inner.audit.flush()).await;
+        flushed.map_err(|_| AuditError::Busy)??;
         self.seal().await?;
         let mut tx = self.inner.store.write().await?;
         tx.leave(&self.inner.id).await?;

@@ -12,18 +12,20 @@ pub mod evidence;
 pub mod merkle;
 mod seal;
 pub mod verify;
+mod writer;
 
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use zeroize::Zeroizing;
 
-pub use checkpoint::{AuditKey, Checkpoint, CheckpointFile, PublicKey};
+pub use checkpoint::{AuditKey, Checkpoint, CheckpointFile, PublicKey, Seam};
 pub use entry::{Completion, Detail, DetailValue, Intent, Outcome, Receipt, Subject};
-pub use seal::{Sealed, Sealer};
+pub use seal::{Accepted, Sealed, Sealer};
 
 use crate::Timestamp;
 use crate::codec::RandomFailed;
@@ -42,6 +44,22 @@ pub enum AuditError {
     /// The store, for every writer of one transaction.
     #[error(transparent)]
     Store(#[from] Arc<StoreError>),
+    /// Time: this server was silent so long that another took it for dead, and wrote the operation down as
+    /// interrupted. Its result must not be handed out.
+    #[error("another server took this one for dead, and ended the operation")]
+    Ended,
+    /// The operator: there is nothing to accept.
+    #[error("the database does not contradict its checkpoints: there is nothing to accept")]
+    NothingToAccept,
+    /// The operator: a restored database is consistent in itself; this one is not.
+    #[error("the database is not consistent in itself, so it is no restored one ({0}): run audit verify")]
+    NotRestored(String),
+    /// The caller.
+    #[error("a reason has 1 to 1000 characters and no control characters")]
+    Reason,
+    /// The operator: two processes must not write one file.
+    #[error("checkpoint file {0} is in use by another process, such as a running server")]
+    Locked(std::path::PathBuf),
     /// The operator, urgently: the database and the signed checkpoints do not tell the same story.
     #[error("the audit was tampered with, or the database is another: {0}")]
     Diverged(String),
@@ -115,14 +133,43 @@ impl fmt::Debug for OutputHasher {
     }
 }
 
-/// At most this many entries wait for the writer; more are refused.
+/// At most this many begins wait for the writer; more are refused. Ends are not counted: each belongs to a begin
+/// that was let in, and must be written.
 const QUEUE: usize = 4096;
 /// At most this many entries share a transaction.
 const BATCH: usize = 256;
+/// After a failure the writer waits this long, and twice as long after each further one, up to [`LAST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LAST_PAUSE: Duration = Duration::from_secs(1);
+
+/// Why an entry was not written, for everyone who waits for its transaction.
+#[derive(Clone, Debug)]
+enum NotWritten {
+    Store(Arc<StoreError>),
+    Ended,
+}
+
+impl From<NotWritten> for AuditError {
+    fn from(error: NotWritten) -> Self {
+        match error {
+            NotWritten::Store(error) => Self::Store(error),
+            NotWritten::Ended => Self::Ended,
+        }
+    }
+}
 
 struct Job {
     entry: StoredEntry,
-    done: Option<oneshot::Sender<Result<(), Arc<StoreError>>>>,
+    done: Option<oneshot::Sender<Result<(), NotWritten>>>,
+    /// A begin's place in the queue.
+    _room: Option<OwnedSemaphorePermit>,
+    /// A commit's answer was lost: this entry may be there already.
+    doubtful: bool,
+}
+
+enum Message {
+    Write(Job),
+    Flush(oneshot::Sender<()>),
 }
 
 /// The door to the audit. Clones share one writer.
@@ -130,32 +177,32 @@ struct Job {
 pub struct Audit {
     store: Store,
     server: ServerId,
-    jobs: mpsc::Sender<Job>,
+    jobs: mpsc::UnboundedSender<Message>,
+    room: Arc<Semaphore>,
 }
 
 impl Audit {
-    /// Starts the writer, which ends when the last clone and the last operation are gone.
+    /// Starts the writer, which ends when the last clone and the last operation are gone and all is written.
     pub fn start(store: Store, server: ServerId) -> (Self, JoinHandle<()>) {
-        let (jobs, queue) = mpsc::channel(QUEUE);
-        let writer = tokio::spawn(write(store.clone(), queue));
-        (Self { store, server, jobs }, writer)
+        let (jobs, queue) = mpsc::unbounded_channel();
+        let writer = tokio::spawn(writer::write(store.clone(), queue));
+        (Self { store, server, jobs, room: Arc::new(Semaphore::new(QUEUE)) }, writer)
     }
 
     /// Writes what is about to happen. Only when this returns may it happen.
     pub async fn begin(&self, intent: &Intent) -> Result<Operation, AuditError> {
+        let room = Arc::clone(&self.room).try_acquire_owned().map_err(|_| AuditError::Busy)?;
         let receipt = Receipt::fresh()?;
         let begin = intent.entry(&receipt, self.server.as_str(), Timestamp::now());
         let (done, written) = oneshot::channel();
-        let job = Job { entry: begin.clone(), done: Some(done) };
-        self.jobs.try_send(job).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => AuditError::Busy,
-            mpsc::error::TrySendError::Closed(_) => AuditError::Closed,
-        })?;
+        let job = Job { entry: begin.clone(), done: Some(done), _room: Some(room), doubtful: false };
+        self.jobs.send(Message::Write(job)).map_err(|_| AuditError::Closed)?;
         // From here on somebody must end it: if the caller leaves while the row is being written, this does.
         let mut operation = Operation { audit: self.clone(), receipt, begin: Some(begin) };
         match written.await {
             Ok(Ok(())) => Ok(operation),
             Ok(Err(error)) => {
+                // The writer ends it, if it turns out to be written after all.
                 operation.begin = None;
                 Err(error.into())
             }
@@ -166,9 +213,17 @@ impl Audit {
         }
     }
 
-    /// How many entries wait for the writer.
+    /// How many begins wait for the writer.
     pub fn queued(&self) -> usize {
-        self.jobs.max_capacity().saturating_sub(self.jobs.capacity())
+        QUEUE.saturating_sub(self.room.available_permits())
+    }
+
+    /// Waits until everything given to the writer so far is written. With the store away that is for long: give
+    /// it a limit.
+    pub async fn flush(&self) -> Result<(), AuditError> {
+        let (done, flushed) = oneshot::channel();
+        self.jobs.send(Message::Flush(done)).map_err(|_| AuditError::Closed)?;
+        flushed.await.map_err(|_| AuditError::Closed)
     }
 
     /// Writes `intent`, does `work`, writes how it ended, and only then hands out the result.
@@ -208,29 +263,35 @@ impl Audit {
         let mut total = 0;
         loop {
             let mut tx = self.store.read().await?;
-            let mut live: Vec<_> = tx.live().await?.into_iter().map(|server| server.id).collect();
-            live.push(self.server.clone());
+            let live = self.live(&mut tx).await?;
             if !tx.has_orphans(&live).await? {
                 return Ok(total);
             }
             drop(tx);
+            // That was a look without a lock. Now for good: nothing is begun while the head is locked, and who has
+            // begun something announced itself before, so its server is among those read now.
             let mut tx = self.store.write().await?;
             tx.lock_head().await?;
+            let live = self.live(&mut tx).await?;
             let orphans = tx.orphans(&live, AT_ONCE).await?;
             let end = Completion::plain(Outcome::Interrupted);
             let ends: Vec<_> = orphans
                 .iter()
                 .map(|begin| end.entry(begin, self.server.as_str(), Timestamp::now()))
                 .collect();
-            if !ends.is_empty() {
-                tx.append(&ends).await?;
-            }
+            tx.append(&ends, &vec![false; ends.len()]).await?;
             tx.commit().await?;
             total += ends.len();
             if ends.len() < AT_ONCE {
                 return Ok(total);
             }
         }
+    }
+
+    async fn live(&self, tx: &mut crate::store::Tx) -> Result<Vec<ServerId>, StoreError> {
+        let mut live: Vec<_> = tx.live().await?.into_iter().map(|server| server.id).collect();
+        live.push(self.server.clone());
+        Ok(live)
     }
 }
 
@@ -269,64 +330,36 @@ impl Operation {
     }
 
     /// Writes how it ended. Only when this returns may the result be handed out.
+    ///
+    /// The end is in the writer's hands from the first moment: a caller who does not wait for this future changes
+    /// nothing. While the store is away this waits, and the writer tries until it is written or the process ends.
     pub async fn complete(mut self, completion: Completion) -> Result<Receipt, AuditError> {
         let Some(begin) = self.begin.take() else { return Err(AuditError::Closed) };
-        let entry = completion.entry(&begin, self.audit.server.as_str(), Timestamp::now());
-        let (done, written) = oneshot::channel();
-        // Waits for room: what was begun must be ended, however busy it is.
-        let job = Job { entry, done: Some(done) };
-        self.audit.jobs.send(job).await.map_err(|_| AuditError::Closed)?;
+        let written = self.audit.end(&completion, &begin)?;
         written.await.map_err(|_| AuditError::Closed)??;
         Ok(self.receipt.clone())
+    }
+}
+
+impl Audit {
+    fn end(
+        &self,
+        completion: &Completion,
+        begin: &StoredEntry,
+    ) -> Result<oneshot::Receiver<Result<(), NotWritten>>, AuditError> {
+        let entry = completion.entry(begin, self.server.as_str(), Timestamp::now());
+        let (done, written) = oneshot::channel();
+        let job = Job { entry, done: Some(done), _room: None, doubtful: false };
+        self.jobs.send(Message::Write(job)).map_err(|_| AuditError::Closed)?;
+        Ok(written)
     }
 }
 
 impl Drop for Operation {
     fn drop(&mut self) {
         if let Some(begin) = self.begin.take() {
-            let end = Completion::plain(Outcome::Interrupted);
-            let entry = end.entry(&begin, self.audit.server.as_str(), Timestamp::now());
-            // If there is no room, recovery ends it once this server is gone.
-            drop(self.audit.jobs.try_send(Job { entry, done: None }));
+            // If the writer is gone, so is this server: recovery ends it.
+            drop(self.audit.end(&Completion::plain(Outcome::Interrupted), &begin));
         }
     }
-}
-
-async fn write(store: Store, mut queue: mpsc::Receiver<Job>) {
-    let mut batch = Vec::with_capacity(BATCH);
-    while queue.recv_many(&mut batch, BATCH).await > 0 {
-        let (entries, waiting): (Vec<_>, Vec<_>) = batch.drain(..).map(|job| (job.entry, job.done)).unzip();
-        let mut result = append(&store, &entries).await;
-        if matches!(result, Err(StoreError::Conflict)) {
-            result = append(&store, &entries).await;
-        }
-        // One entry that the store refuses (an operation that another server took for dead and ended) must not
-        // take the others with it.
-        if matches!(result, Err(StoreError::Bug(_))) && entries.len() > 1 {
-            for (entry, done) in entries.into_iter().zip(waiting) {
-                answer(append(&store, &[entry]).await.map_err(Arc::new), done);
-            }
-            continue;
-        }
-        let result = result.map_err(Arc::new);
-        for done in waiting {
-            answer(result.clone(), done);
-        }
-    }
-}
-
-fn answer(result: Result<(), Arc<StoreError>>, done: Option<oneshot::Sender<Result<(), Arc<StoreError>>>>) {
-    if let Err(error) = &result {
-        tracing::error!(%error, "an audit entry was not written");
-    }
-    if let Some(done) = done {
-        // Nobody waits any more: the caller left.
-        drop(done.send(result));
-    }
-}
-
-async fn append(store: &Store, entries: &[StoredEntry]) -> Result<(), StoreError> {
-    let mut tx = store.write().await?;
-    tx.append(entries).await?;
-    tx.commit().await
 }

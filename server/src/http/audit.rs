@@ -213,10 +213,10 @@ pub(super) async fn evidence(call: Call) -> Result<HttpResponse, ApiError> {
         .body(lines))
 }
 
-/// The last epoch of the page before.
-struct Epoch(i64);
+/// The last line of the page before: at a seam, epochs go back.
+struct LineNumber(i64);
 
-impl std::str::FromStr for Epoch {
+impl std::str::FromStr for LineNumber {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, ()> {
@@ -226,19 +226,19 @@ impl std::str::FromStr for Epoch {
 
 pub(super) async fn checkpoints(call: Call) -> Result<HttpResponse, ApiError> {
     let limit = call.limit()?;
-    let cursor: Option<Epoch> = call.query("cursor")?;
-    let after = cursor.map_or(0, |epoch| epoch.0);
+    let cursor: Option<LineNumber> = call.query("cursor")?;
+    let after = cursor.map_or(0, |line| line.0);
     let path = call.service().checkpoints.clone();
-    let lines = actix_web::web::block(move || checkpoint::read_lines(&path));
+    let most = limit.saturating_add(1);
+    let lines = actix_web::web::block(move || checkpoint::read_after(&path, after, most));
     let lines =
         lines.await.map_err(|error| ApiError::hidden(ErrorCode::Internal, error))?.map_err(read_error)?;
-    let read = lines.into_iter().filter_map(|(_, line)| line.ok()).filter(|line| line.epoch > after);
-    let (lines, next) = page(read, limit, |line| format!("c{}", line.epoch));
+    let (lines, next) = page(lines.into_iter(), limit, |line| format!("c{}", line.line));
     let checkpoints = lines.iter().map(|line| wire::Checkpoint {
         epoch: line.epoch,
         entries: line.entries,
         signed_at: line.signed_at.to_string(),
-        line: line.line(),
+        line: line.to_line(),
     });
     ok(&wire::CheckpointPage { checkpoints: checkpoints.collect(), next })
 }

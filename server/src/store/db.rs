@@ -232,6 +232,13 @@ impl Db {
         }
     }
 
+    pub(super) fn is_closed(&self) -> bool {
+        match self {
+            Self::Sqlite { write, .. } => write.is_closed(),
+            Self::Postgres(pool) => pool.is_closed(),
+        }
+    }
+
     pub(super) async fn close(&self) {
         match self {
             Self::Sqlite { write, read } => {

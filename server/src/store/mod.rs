@@ -16,7 +16,7 @@ mod servers;
 mod settings;
 mod tokens;
 
-pub(crate) use audit::EpochRow;
+pub(crate) use audit::{Appended, EpochRow, SegmentRow};
 pub use audit::{EntryFilter, StoredEntry};
 pub(crate) use db::{Each, Tx};
 pub use error::StoreError;
@@ -79,6 +79,11 @@ impl Store {
     pub async fn ping(&self) -> Result<(), StoreError> {
         let mut tx = self.read().await?;
         tx.revision().await.map(drop)
+    }
+
+    /// Whether [`Self::close`] was called.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.db.is_closed()
     }
 
     /// Closes every connection; later calls fail as unavailable.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use dandyroll_server::Timestamp;
 use dandyroll_server::audit::evidence::{self, EvidenceError};
 use dandyroll_server::audit::verify::verify;
-use dandyroll_server::audit::{Completion, Detail, Intent, Outcome, Receipt, Subject};
+use dandyroll_server::audit::{AuditError, Completion, Detail, Intent, Outcome, Receipt, Subject};
 use dandyroll_server::node::{Node, NodeError};
 use dandyroll_server::store::EntryFilter;
 
@@ -20,6 +20,10 @@ on_both!(
     two_servers_seal_one_chain,
     evidence_convinces_a_third_party_and_no_edit_does,
     a_database_that_contradicts_its_checkpoints_is_not_sealed,
+    a_cancelled_completion_still_ends,
+    an_end_is_tried_until_it_is_written,
+    a_completion_after_another_server_ended_it_is_refused,
+    a_head_that_disagrees_stops_sealing_instead_of_looping,
     the_database_itself_refuses_to_change_entries,
 );
 
@@ -164,9 +168,22 @@ async fn evidence_convinces_a_third_party_and_no_edit_does(place: Place) {
 
     let (text, done) = export(&place, &node, from, to).await;
     assert_eq!((done.entries, done.unsealed), (14, 0));
-    assert_eq!(evidence::check(&text[..], &key).unwrap(), 14);
+    let checked = evidence::check(&text[..], &key).unwrap();
+    assert_eq!((checked.entries, checked.from, checked.to), (14, from, to));
+    // A header that claims another range than the entries cover, in either direction.
+    for (was, is) in [
+        (from, from.minus(std::time::Duration::from_secs(3600))),
+        (to, to.plus(std::time::Duration::from_secs(3600))),
+    ] {
+        let edited = String::from_utf8(text.clone()).unwrap().replacen(
+            &was.micros().to_string(),
+            &is.micros().to_string(),
+            1,
+        );
+        assert!(evidence::check(edited.as_bytes(), &key).is_err(), "{was} became {is}");
+    }
     let (all, _) = export(&place, &node, Timestamp::from_micros(0).unwrap(), Timestamp::now()).await;
-    assert!(evidence::check(&all[..], &key).unwrap() >= 24);
+    assert!(evidence::check(&all[..], &key).unwrap().entries >= 24);
     let (none, done) = export(
         &place,
         &node,
@@ -175,7 +192,7 @@ async fn evidence_convinces_a_third_party_and_no_edit_does(place: Place) {
     )
     .await;
     assert_eq!(done.entries, 0);
-    assert_eq!(evidence::check(&none[..], &key).unwrap(), 0);
+    assert_eq!(evidence::check(&none[..], &key).unwrap().entries, 0);
 
     // Another signer's key proves nothing.
     drop(place.checkpoints("b"));
@@ -220,8 +237,93 @@ async fn a_database_that_contradicts_its_checkpoints_is_not_sealed(place: Place)
     operate(&node, 1).await;
     let error = node.seal().await.unwrap_err();
     assert!(error.to_string().contains("was signed and is not in the database"), "{error}");
+    drop(node);
     let again = Node::join(place.store().await, crate::place::keks(), place.checkpoints("a")).await;
     assert!(matches!(again.unwrap_err(), NodeError::Audit(_)));
+}
+
+async fn a_cancelled_completion_still_ends(place: Place) {
+    let node = place.node("a").await;
+    let operation = node.audit().begin(&intent("generate")).await.unwrap();
+    let receipt = operation.receipt().to_string();
+    // Asked once, then left: what the caller wanted to say is in the writer's hands.
+    let completing = operation.complete(Completion::plain(Outcome::Refused));
+    assert!(
+        tokio::time::timeout(std::time::Duration::ZERO, completing).await.is_err(),
+        "it was not cancelled"
+    );
+    node.audit().flush().await.unwrap();
+    let filter = EntryFilter { receipt: Some(receipt), ..EntryFilter::default() };
+    let (entries, _) = node.audit().list(&filter, None, 10).await.unwrap();
+    let outcomes: Vec<_> = entries.iter().map(|entry| entry.outcome.as_deref()).collect();
+    assert_eq!(outcomes, [None, Some("refused")]);
+}
+
+/// The store refuses every write for a while: a begin fails at once, an end waits and is written in the end.
+async fn an_end_is_tried_until_it_is_written(place: Place) {
+    let node = place.node("a").await;
+    let operation = node.audit().begin(&intent("generate")).await.unwrap();
+    let receipt = operation.receipt().to_string();
+    // Moves the head out of the way: every append fails, as with a database that is away.
+    place.tamper(&["CREATE TABLE hidden AS SELECT * FROM audit_head", "DELETE FROM audit_head"]).await;
+    let begin = std::time::Instant::now();
+    let completing = tokio::spawn(operation.complete(Completion::plain(Outcome::Ok)));
+    assert!(node.audit().begin(&intent("generate")).await.is_err(), "nothing can begin");
+    assert!(begin.elapsed() < std::time::Duration::from_secs(5), "a begin does not wait for the store");
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    assert!(!completing.is_finished(), "the end is not written, and nobody says so");
+    place.tamper(&["INSERT INTO audit_head SELECT * FROM hidden"]).await;
+    let done = tokio::time::timeout(std::time::Duration::from_secs(10), completing).await.unwrap().unwrap();
+    assert_eq!(done.unwrap().as_str(), receipt);
+    let filter = EntryFilter { action: Some("generate".into()), ..EntryFilter::default() };
+    let (entries, _) = node.audit().list(&filter, None, 10).await.unwrap();
+    let outcomes: Vec<_> = entries.iter().map(|entry| entry.outcome.as_deref()).collect();
+    assert_eq!(outcomes, [None, Some("ok")], "the refused begin left nothing");
+}
+
+async fn a_completion_after_another_server_ended_it_is_refused(place: Place) {
+    let (a, b) = (place.node("a").await, place.node("b").await);
+    let operation = b.audit().begin(&intent("generate")).await.unwrap();
+    place.tamper(&[&format!("UPDATE servers SET heartbeat_at = 0 WHERE id = '{}'", b.id())]).await;
+    assert_eq!(a.audit().recover().await.unwrap(), 1);
+    let error = operation.complete(Completion::plain(Outcome::Ok)).await.unwrap_err();
+    assert!(matches!(error, AuditError::Ended), "{error}");
+    // The writer goes on.
+    operate(&b, 1).await;
+}
+
+async fn a_head_that_disagrees_stops_sealing_instead_of_looping(place: Place) {
+    let node = place.node("a").await;
+    operate(&node, 1).await;
+    node.seal().await.unwrap();
+    place.tamper(&["UPDATE audit_seal SET epochs = epochs + 1"]).await;
+    operate(&node, 1).await;
+    let sealing = tokio::time::timeout(std::time::Duration::from_secs(10), node.seal()).await;
+    let error = sealing.expect("it loops").unwrap_err().to_string();
+    assert!(error.contains("are counted"), "{error}");
+}
+
+/// A statement of the figure, not a bound: `cargo test --release … -- --ignored --nocapture throughput`.
+#[ignore = "a measurement"]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn throughput() {
+    for (name, place) in [("SQLite", Place::sqlite()), ("PostgreSQL", Place::postgres_synced().await)] {
+        let node = place.node("a").await;
+        for tasks in [1, 16, 128] {
+            let (begin, each) = (std::time::Instant::now(), 2000 / tasks);
+            let running: Vec<_> = (0..tasks)
+                .map(|_| {
+                    let node = node.clone();
+                    tokio::spawn(async move { operate(&node, each).await })
+                })
+                .collect();
+            for task in running {
+                task.await.unwrap();
+            }
+            let rate = f64::from(u32::try_from(tasks * each).unwrap()) / begin.elapsed().as_secs_f64();
+            println!("{name}, {tasks} at once: {rate:.0} operations (begin and complete) a second");
+        }
+    }
 }
 
 async fn the_database_itself_refuses_to_change_entries(place: Place) {

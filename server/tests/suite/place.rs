@@ -27,7 +27,12 @@ impl Place {
     }
 
     pub(crate) async fn postgres() -> Self {
-        Self { address: crate::postgres::database().await, folder: tempfile::tempdir().unwrap() }
+        Self { address: crate::postgres::database(false).await, folder: tempfile::tempdir().unwrap() }
+    }
+
+    /// A PostgreSQL that flushes to disk.
+    pub(crate) async fn postgres_synced() -> Self {
+        Self { address: crate::postgres::database(true).await, folder: tempfile::tempdir().unwrap() }
     }
 
     pub(crate) fn is_sqlite(&self) -> bool {

@@ -14,11 +14,16 @@ struct Cluster {
 }
 
 static CLUSTER: OnceLock<Result<Cluster, String>> = OnceLock::new();
+/// One that flushes to disk as in production, for tests of what survives and for measurements.
+static SYNCED: OnceLock<Result<Cluster, String>> = OnceLock::new();
 static DATABASES: AtomicU32 = AtomicU32::new(0);
 
 /// A new, empty database's address.
-pub(crate) async fn database() -> String {
-    let cluster = tokio::task::spawn_blocking(|| CLUSTER.get_or_init(start)).await.unwrap();
+pub(crate) async fn database(synced: bool) -> String {
+    let start = move || {
+        if synced { SYNCED.get_or_init(|| start(true)) } else { CLUSTER.get_or_init(|| start(false)) }
+    };
+    let cluster = tokio::task::spawn_blocking(start).await.unwrap();
     let cluster = cluster.as_ref().unwrap_or_else(|why| {
         panic!("no PostgreSQL for the tests: {why}\nInstall it (Debian: apt-get install postgresql), or set {ELSEWHERE}")
     });
@@ -67,7 +72,13 @@ fn shell(line: &str) -> Result<(), String> {
     }
 }
 
-fn start() -> Result<Cluster, String> {
+/// A path as one word of the shell's, whatever it holds.
+fn quoted(path: &Path) -> Result<String, String> {
+    let text = path.to_str().ok_or_else(|| format!("{} is no UTF-8", path.display()))?;
+    Ok(format!("'{}'", text.replace('\'', "'\\''")))
+}
+
+fn start(synced: bool) -> Result<Cluster, String> {
     if let Ok(given) = std::env::var(ELSEWHERE) {
         let (server, options) = given.split_once('?').unwrap_or((&given, ""));
         let base = server.trim_end_matches('/');
@@ -84,19 +95,28 @@ fn start() -> Result<Cluster, String> {
         let chown = Command::new("chown").arg("postgres").arg(&folder).status();
         chown.map_err(|error| error.to_string())?;
     }
-    let (bin, at) = (programs.display(), folder.display());
+    let (bin, at) = (quoted(&programs)?, quoted(&folder)?);
     shell(&format!("{bin}/initdb -D {at}/data -U postgres -A trust --no-sync -E UTF8 --locale=C"))?;
-    let options = format!("-k {at} -c listen_addresses= -c fsync=off -c max_connections=300");
-    shell(&format!("{bin}/pg_ctl -D {at}/data -o '{options}' -l {at}/log -w start"))?;
+    let fsync = if synced { "on" } else { "off" };
+    // In the configuration file, whose quoting is not the shell's.
+    let lines = format!(
+        "unix_socket_directories = '{}'\nlisten_addresses = ''\nfsync = {fsync}\nmax_connections = 300\n",
+        folder.display()
+    );
+    let settings = quoted(Path::new(&lines))?;
+    shell(&format!("printf %s {settings} >> {at}/data/postgresql.conf"))?;
+    shell(&format!("{bin}/pg_ctl -D {at}/data -l {at}/log -w start"))?;
     guard(&programs, &folder)?;
-    Ok(Cluster { address: format!("postgres://postgres@localhost/{{}}?host={at}") })
+    let host: String = folder.display().to_string().bytes().map(|byte| format!("%{byte:02X}")).collect();
+    Ok(Cluster { address: format!("postgres://postgres@localhost/{{}}?host={host}") })
 }
 
 /// A shell that waits for this process to end, then stops the server (by its own pid file) and cleans up.
 fn guard(programs: &Path, folder: &Path) -> Result<(), String> {
-    let (bin, at) = (programs.display(), folder.display());
+    let (bin, at) = (quoted(programs)?, quoted(folder)?);
     let stop = format!("{bin}/pg_ctl -D {at}/data -m immediate stop");
-    let stop = if is_root() { format!("su postgres -s /bin/sh -c '{stop}'") } else { stop };
+    let stop =
+        if is_root() { format!("su postgres -s /bin/sh -c {}", quoted(Path::new(&stop))?) } else { stop };
     let guardian = Command::new("sh")
         .args(["-c", &format!("cat; {stop}; rm -rf {at}")])
         .current_dir("/")

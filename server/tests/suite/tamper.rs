@@ -1,7 +1,9 @@
 //! Each kind of tampering is named, with its place. The intruder has every right to the database, and none to the
 //! checkpoint file or its key.
 
+use dandyroll_server::Timestamp;
 use dandyroll_server::audit::verify::{Finding, Report, Tampering, verify};
+use dandyroll_server::audit::{AuditError, Sealer, evidence};
 use dandyroll_server::node::Node;
 
 use crate::audit::operate;
@@ -18,6 +20,9 @@ on_both!(
     a_rolled_back_database,
     damaged_checkpoints,
     several_at_once,
+    rows_that_cannot_be_read_do_not_hide_the_others,
+    hostile_numbers_take_no_memory,
+    a_restored_database_is_accepted_for_a_reason_and_the_seam_stays,
 );
 
 /// Six epochs of ten entries and a few that are not sealed yet.
@@ -134,8 +139,7 @@ async fn rebuild(place: &Place) {
     // The honest way to build a chain: an empty checkpoint file, a new key, and the sealer itself.
     place.tamper(&["DELETE FROM audit_epochs", "UPDATE audit_seal SET epochs = 0"]).await;
     let store = place.store().await;
-    let mut sealer =
-        dandyroll_server::audit::Sealer::open(store, place.checkpoints("intruder")).await.unwrap();
+    let mut sealer = Sealer::open(store, place.checkpoints("intruder")).await.unwrap();
     sealer.seal().await.unwrap();
 }
 
@@ -203,7 +207,113 @@ async fn damaged_checkpoints(place: Place) {
     let mut swapped = lines.clone();
     swapped.swap(1, 2);
     std::fs::write(&path, swapped.join("\n") + "\n").unwrap();
-    assert_eq!(only(&report(&place, &node).await).kind, Tampering::DamagedCheckpoints);
+    let swapped = report(&place, &node).await;
+    assert!(!swapped.is_clean() && swapped.findings.iter().all(|f| f.kind == Tampering::DamagedCheckpoints));
+    // A line taken out of the middle; the end cut; everything gone; the file gone.
+    let mut shorter = lines.clone();
+    shorter.remove(2);
+    std::fs::write(&path, shorter.join("\n") + "\n").unwrap();
+    let removed = report(&place, &node).await;
+    assert_eq!(removed.findings[0].kind, Tampering::DamagedCheckpoints);
+    assert!(removed.findings[0].what.contains("line 3"), "{removed:#?}");
+    for kept in [lines.len() - 1, 1, 0] {
+        let text: String = lines[..kept].iter().map(|line| format!("{line}\n")).collect();
+        std::fs::write(&path, text).unwrap();
+        let cut = report(&place, &node).await;
+        let finding = only(&cut);
+        assert_eq!(finding.kind, Tampering::DamagedCheckpoints);
+        assert!(finding.what.contains(&format!("ends at line {kept}")), "{finding}");
+    }
+    std::fs::remove_file(&path).unwrap();
+    assert!(only(&report(&place, &node).await).what.contains("is gone"));
+    // Nor is a new file taken for the old one at the next start.
+    drop(node);
+    let again = Node::join(place.store().await, crate::place::keks(), place.checkpoints("a")).await;
+    assert!(again.unwrap_err().to_string().contains("its key has signed"));
+}
+
+async fn rows_that_cannot_be_read_do_not_hide_the_others(place: Place) {
+    let node = history(&place).await;
+    if place.is_sqlite() {
+        // A STRICT table takes no other type; NULL where none may be is what an intruder can still write.
+        place.tamper(&["PRAGMA writable_schema = ON",
+            "UPDATE sqlite_schema SET sql = replace(sql, 'actor     TEXT NOT NULL', 'actor     TEXT') WHERE name = 'audit_entries'",
+            "PRAGMA writable_schema = RESET",
+            "UPDATE audit_entries SET actor = NULL WHERE seq = 7"]).await;
+    } else {
+        place
+            .tamper(&[
+                "ALTER TABLE audit_entries ALTER COLUMN actor DROP NOT NULL",
+                "UPDATE audit_entries SET actor = NULL WHERE seq = 7",
+            ])
+            .await;
+    }
+    place.tamper(&["DELETE FROM audit_entries WHERE seq = 12"]).await;
+    let report = report(&place, &node).await;
+    let found: Vec<_> = report.findings.iter().map(|f| (f.kind, f.seq)).collect();
+    assert_eq!(found, [(Tampering::EditedRow, Some(7)), (Tampering::RemovedRow, Some(12))], "{report:#?}");
+    assert!(report.findings[0].what.contains("can't be read"), "{report:#?}");
+}
+
+async fn hostile_numbers_take_no_memory(place: Place) {
+    let node = history(&place).await;
+    place.tamper(&["UPDATE audit_head SET next_seq = 9223372036854775807"]).await;
+    let report1 = report(&place, &node).await;
+    let finding = only(&report1);
+    assert_eq!(finding.kind, Tampering::CutTail);
+    assert!(finding.what.contains("9223372036854775806 were written"), "{finding}");
+}
+
+async fn a_restored_database_is_accepted_for_a_reason_and_the_seam_stays(place: Place) {
+    let node = history(&place).await;
+    let accept = async |reason: &str| {
+        let (store, file) = (place.store().await, place.checkpoints("a"));
+        Box::pin(Sealer::accept_restore(store, file, "cli:me", reason)).await
+    };
+    drop(node);
+    assert!(matches!(accept("why not").await.unwrap_err(), AuditError::NothingToAccept));
+    place
+        .tamper(&[
+            "DELETE FROM audit_entries WHERE seq >= (SELECT first_seq FROM audit_epochs WHERE number = 4)",
+            "UPDATE audit_head SET next_seq = (SELECT first_seq FROM audit_epochs WHERE number = 4)",
+            "DELETE FROM audit_epochs WHERE number >= 4",
+            "UPDATE audit_seal SET epochs = 3",
+        ])
+        .await;
+    let refused = Node::join(place.store().await, crate::place::keks(), place.checkpoints("a")).await;
+    assert!(refused.is_err());
+    assert!(matches!(accept("").await.unwrap_err(), AuditError::Reason));
+    let (sealer, accepted) = accept("the disk died; backup of Monday").await.unwrap();
+    assert_eq!((accepted.seam, accepted.after_epoch, accepted.abandoned_epoch), (1, 3, 6));
+    drop(sealer);
+    // The service goes on, and the seam is in every report, signed.
+    let node = place.node("a").await;
+    operate(&node, 5).await;
+    node.seal().await.unwrap();
+    let report1 = report(&place, &node).await;
+    assert!(report1.is_clean(), "{report1:#?}");
+    assert_eq!(report1.seams.len(), 1);
+    assert!(report1.seams[0].signed && report1.seams[0].reason.contains("Monday"), "{report1:#?}");
+    assert!(report1.epochs >= 4);
+    // Evidence across the seam convinces.
+    let mut out = Vec::new();
+    let range = (Timestamp::from_micros(0).unwrap(), Timestamp::now());
+    let (path, key) = (place.checkpoint_path("a"), place.public_key("a"));
+    evidence::export(node.store(), &path, &key, range, &mut out).await.unwrap();
+    assert_eq!(evidence::check(&out[..], &key).unwrap().seams, 1);
+    // Neither can it be edited nor taken out.
+    place.tamper(&["UPDATE audit_segments SET reason = 'nothing happened'"]).await;
+    let edited = report(&place, &node).await;
+    assert!(
+        edited.findings.iter().any(|f| f.kind == Tampering::RewrittenChain && f.epoch == Some(4)),
+        "{edited:#?}"
+    );
+    place.tamper(&["DELETE FROM audit_segments", "UPDATE audit_seal SET segments = 0"]).await;
+    let removed = report(&place, &node).await;
+    assert!(
+        removed.findings.iter().any(|f| f.kind == Tampering::RewrittenChain && f.epoch == Some(4)),
+        "{removed:#?}"
+    );
 }
 
 async fn several_at_once(place: Place) {
