@@ -2,10 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use dandyroll_scheme::{
-    BUILT_IN, BindError, Gamma, Nats, OutOfRange, ParseDigestError, Profile, ProfileId, Recipe, Sha256Digest,
-};
-use serde::Deserialize;
+use dandyroll_scheme::{BUILT_IN, BindError, Gamma, Nats, Profile, ProfileId, Recipe, Sha256Digest};
 
 use crate::input::read_bounded;
 
@@ -18,38 +15,14 @@ pub(crate) enum ProfileError {
     Unknown(String),
     #[error("profile {path}: {source}")]
     Io { path: PathBuf, source: std::io::Error },
-    #[error("profile {path}: {source}")]
-    Json { path: PathBuf, source: serde_json::Error },
+    #[error("{path}: {source}")]
+    File { path: PathBuf, source: dandyroll_server::profiles::ProfileError },
     #[error("profile {path}: it has more than {MAX_BYTES} bytes")]
     TooLarge { path: PathBuf },
-    #[error("profile {path}: {field} is {found:?}; this version knows only {known:?}")]
-    Unsupported { path: PathBuf, field: &'static str, found: String, known: &'static str },
-    #[error("profile {path}: {source}")]
-    Range { path: PathBuf, source: OutOfRange },
-    #[error("profile {path}: {field}: {source}")]
-    Digest { path: PathBuf, field: &'static str, source: ParseDigestError },
-    #[error("profile {path} has a model_sha256 but no entropy_threshold; its model would have no meaning")]
-    ModelWithoutThreshold { path: PathBuf },
     #[error("profile {profile}: {source}")]
     Bind { profile: String, source: BindError },
     #[error("profile {profile} is for another {what}: it names {expected}, the one given has {found}")]
     Other { profile: ProfileId, what: &'static str, expected: Sha256Digest, found: Sha256Digest },
-}
-
-/// The profile's JSON, field for field as in its canonical form.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Wire {
-    algorithm: String,
-    bias_site: String,
-    context_width: u8,
-    delta: f64,
-    entropy_threshold: Option<f64>,
-    function_version: u32,
-    gamma: f64,
-    model_sha256: Option<String>,
-    seeding: String,
-    tokenizer_sha256: String,
 }
 
 /// What `--profile` named, before anything is known of the tokenizer and model in use.
@@ -122,34 +95,13 @@ impl Named {
     }
 }
 
+/// Reads a profile's JSON as the service does.
 fn parse(path: &Path, text: &[u8]) -> Result<Profile, ProfileError> {
-    let at = || path.to_path_buf();
-    let wire: Wire =
-        serde_json::from_slice(text).map_err(|source| ProfileError::Json { path: at(), source })?;
-    let version = wire.function_version.to_string();
-    for (field, found, known) in [
-        ("algorithm", &wire.algorithm, "green-list"),
-        ("bias_site", &wire.bias_site, "raw-logits"),
-        ("function_version", &version, "1"),
-        ("seeding", &wire.seeding, "left"),
-    ] {
-        if found != known {
-            return Err(ProfileError::Unsupported { path: at(), field, found: found.clone(), known });
-        }
-    }
-    let recipe = Recipe::new(wire.gamma, wire.delta, wire.context_width, wire.entropy_threshold)
-        .map_err(|source| ProfileError::Range { path: at(), source })?;
-    let digest = |field, text: &str| {
-        text.parse::<Sha256Digest>().map_err(|source| ProfileError::Digest { path: at(), field, source })
-    };
-    let tokenizer = digest("tokenizer_sha256", &wire.tokenizer_sha256)?;
-    let model = wire.model_sha256.as_deref().map(|text| digest("model_sha256", text)).transpose()?;
-    if model.is_some() && recipe.threshold.is_none() {
-        return Err(ProfileError::ModelWithoutThreshold { path: at() });
-    }
-    recipe
-        .bind(tokenizer, model)
-        .map_err(|source| ProfileError::Bind { profile: path.display().to_string(), source })
+    let text = std::str::from_utf8(text).map_err(|error| {
+        let source = std::io::Error::new(std::io::ErrorKind::InvalidData, error);
+        ProfileError::Io { path: path.into(), source }
+    })?;
+    dandyroll_server::profiles::parse(text).map_err(|source| ProfileError::File { path: path.into(), source })
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use dandyroll_scheme::{BindError, OutOfRange, Profile, ProfileId, Recipe, Sha256Digest};
+use dandyroll_scheme::{BindError, OutOfRange, ParseDigestError, Profile, ProfileId, Recipe, Sha256Digest};
 use serde::Deserialize;
 
 use crate::keys::Alias;
@@ -28,8 +28,8 @@ pub enum ProfileError {
     #[error("the profile's {0}")]
     Range(#[from] OutOfRange),
     /// The caller: a digest.
-    #[error("the profile's {0} is no SHA-256 in hexadecimal")]
-    Digest(&'static str),
+    #[error("the profile's {0}: {1}")]
+    Digest(&'static str, ParseDigestError),
     /// The caller: τ without its model.
     #[error("the profile: {0}")]
     Bind(#[from] BindError),
@@ -76,7 +76,8 @@ pub fn parse(text: &str) -> Result<Profile, ProfileError> {
         }
     }
     let recipe = Recipe::new(wire.gamma, wire.delta, wire.context_width, wire.entropy_threshold)?;
-    let digest = |field, text: &str| text.parse::<Sha256Digest>().map_err(|_| ProfileError::Digest(field));
+    let digest =
+        |field, text: &str| text.parse::<Sha256Digest>().map_err(|error| ProfileError::Digest(field, error));
     let tokenizer = digest("tokenizer_sha256", &wire.tokenizer_sha256)?;
     let model = wire.model_sha256.as_deref().map(|text| digest("model_sha256", text)).transpose()?;
     if model.is_some() && recipe.threshold.is_none() {

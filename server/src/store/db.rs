@@ -76,6 +76,10 @@ where
     Ok(arguments)
 }
 
+fn null(column: &str) -> StoreError {
+    StoreError::Damaged(format!("column {column} is NULL"))
+}
+
 /// One row of an answer; columns by name.
 pub(crate) enum Row {
     Sqlite(SqliteRow),
@@ -95,12 +99,22 @@ macro_rules! get {
 
 impl Row {
     get! {
-        int -> i64;
         opt_int -> Option<i64>;
-        text -> String;
         opt_text -> Option<String>;
-        bytes -> Vec<u8>;
         opt_bytes -> Option<Vec<u8>>;
+    }
+
+    // Asked for as an option: the SQLite driver would give NULL as 0 and as an empty text.
+    pub(crate) fn int(&self, column: &str) -> Result<i64, StoreError> {
+        self.opt_int(column)?.ok_or_else(|| null(column))
+    }
+
+    pub(crate) fn text(&self, column: &str) -> Result<String, StoreError> {
+        self.opt_text(column)?.ok_or_else(|| null(column))
+    }
+
+    pub(crate) fn bytes(&self, column: &str) -> Result<Vec<u8>, StoreError> {
+        self.opt_bytes(column)?.ok_or_else(|| null(column))
     }
 
     pub(crate) fn flag(&self, column: &str) -> Result<bool, StoreError> {

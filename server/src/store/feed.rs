@@ -34,6 +34,11 @@ pub(super) fn advance(sender: &watch::Sender<i64>, revision: i64) {
 
 /// Follows changes made by others until the store is dropped or the future is.
 pub async fn follow(store: Store, health: watch::Sender<Health>) {
+    follow_every(store, health, POLL).await;
+}
+
+/// [`follow`], looking by itself only every `poll`: with a long one, what is heard is heard by notification.
+pub async fn follow_every(store: Store, health: watch::Sender<Health>, poll: Duration) {
     let (wake, mut woken) = watch::channel(());
     let listening = async {
         match store.db.postgres() {
@@ -42,7 +47,7 @@ pub async fn follow(store: Store, health: watch::Sender<Health>) {
         }
     };
     let reading = async {
-        let mut tick = interval(POLL);
+        let mut tick = interval(poll);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {

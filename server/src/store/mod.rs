@@ -20,7 +20,7 @@ pub(crate) use audit::{Appended, EpochRow, SegmentRow};
 pub use audit::{EntryFilter, StoredEntry};
 pub(crate) use db::{Each, Tx};
 pub use error::StoreError;
-pub use feed::{Health, follow};
+pub use feed::{Health, follow, follow_every};
 pub(crate) use idempotency::IdempotencyRow;
 pub use identity::StoreId;
 pub use keys::VersionRow;

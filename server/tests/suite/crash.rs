@@ -12,7 +12,16 @@ use dandyroll_server::store::EntryFilter;
 
 use crate::place::{Place, keks};
 
-on_both!(acknowledged_work_survives_being_killed);
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn acknowledged_work_survives_being_killed_on_sqlite() {
+    Box::pin(acknowledged_work_survives_being_killed(Place::sqlite())).await;
+}
+
+/// With `fsync` on, as in production.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn acknowledged_work_survives_being_killed_on_postgres() {
+    Box::pin(acknowledged_work_survives_being_killed(Place::postgres_synced().await)).await;
+}
 
 /// How often to kill; the issue's 200 take minutes, so the everyday run does a few.
 fn kills() -> u32 {
@@ -33,21 +42,24 @@ async fn child() {
     let file = dandyroll_server::audit::CheckpointFile::open(&key.join("a.checkpoints"), audit_key).unwrap();
     let node = Node::join(place.store().await, keks(), file).await.unwrap();
     let _tasks = node.run();
-    let ring = "r".parse().unwrap();
-    let rotating = node.clone();
-    let (alias, mut n) = (ring, 0_u64);
-    tokio::spawn(async move {
+    let (rotating, alias) = (node.clone(), "r".parse().unwrap());
+    let mut working = tokio::task::JoinSet::new();
+    working.spawn(async move {
         loop {
-            if rotating.keys().rotate(&alias, Target::Generate, false).await.is_ok() {
-                n += 1;
-                say(&format!("rotation {n}"));
+            // As a request does it: written down before, acknowledged after.
+            let operation = rotating.audit().begin(&crate::audit::intent("key.rotate")).await.unwrap();
+            if let Ok(version) = rotating.keys().rotate(&alias, Target::Generate, false).await {
+                let receipt = operation.complete(Completion::plain(Outcome::Ok)).await.unwrap();
+                say(&format!("rotation {version} {receipt}"));
+            } else {
+                operation.complete(Completion::plain(Outcome::Refused)).await.unwrap();
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     });
     for _ in 0..4 {
         let node = node.clone();
-        tokio::spawn(async move {
+        working.spawn(async move {
             loop {
                 let operation = node.audit().begin(&crate::audit::intent("generate")).await.unwrap();
                 let receipt = operation.complete(Completion::plain(Outcome::Ok)).await.unwrap();
@@ -56,12 +68,13 @@ async fn child() {
         });
     }
     say("started");
-    std::future::pending::<()>().await;
+    // Whatever fails ends this process by itself, and the parent sees that it was not killed.
+    working.join_next().await.unwrap().unwrap();
 }
 
 fn say(line: &str) {
     // One write a line: a killed process leaves whole lines.
-    drop(std::io::stdout().lock().write_all(format!("@{line}\n").as_bytes()));
+    std::io::stdout().lock().write_all(format!("@{line}\n").as_bytes()).unwrap();
 }
 
 async fn acknowledged_work_survives_being_killed(place: Place) {
@@ -69,7 +82,7 @@ async fn acknowledged_work_survives_being_killed(place: Place) {
     let new =
         NewRing { alias: "r".parse().unwrap(), allow_export: true, allow_destroy: true, rotate_every: None };
     keys.create_ring(new).await.unwrap();
-    let mut acknowledged = Vec::new();
+    let (mut acknowledged, mut rotated) = (Vec::new(), Vec::new());
     let mut random = u64::from(std::process::id()) | 1;
     for _ in 0..kills() {
         let mut child = Command::new(std::env::current_exe().unwrap())
@@ -99,11 +112,22 @@ async fn acknowledged_work_survives_being_killed(place: Place) {
                 seen.push(line.to_owned());
             }
             killer.expect("the child started").join().unwrap();
-            child.wait().unwrap();
+            let status = child.wait().unwrap();
+            #[cfg(unix)]
+            assert_eq!(
+                std::os::unix::process::ExitStatusExt::signal(&status),
+                Some(9),
+                "it failed before it was killed"
+            );
             seen
         })
         .await
         .unwrap();
+        for line in lines.iter().filter_map(|line| line.strip_prefix("rotation ")) {
+            let (version, receipt) = line.split_once(' ').unwrap();
+            rotated.push(version.parse::<u32>().unwrap());
+            acknowledged.push(receipt.to_owned());
+        }
         acknowledged.extend(lines.iter().filter_map(|line| line.strip_prefix("done ").map(str::to_owned)));
     }
     assert!(acknowledged.len() > 20, "only {} operations in all", acknowledged.len());
@@ -138,6 +162,13 @@ async fn acknowledged_work_survives_being_killed(place: Place) {
     let versions = keys.ring(&"r".parse().unwrap()).await.unwrap().versions;
     let transport = Kek::generate().unwrap();
     assert_eq!(versions.iter().filter(|row| row.state == State::Active).count(), 1);
+    assert!(rotated.is_sorted() && !rotated.is_empty(), "{rotated:?}");
+    for version in rotated {
+        let row = versions.iter().find(|row| row.version.get() == version);
+        let state = row.unwrap_or_else(|| panic!("version {version} was acknowledged and is lost")).state;
+        // Its rotation was under way when it was acknowledged: recovery ended it, or a later one came after it.
+        assert!(matches!(state, State::Active | State::VerifyOnly), "version {version} is {state}");
+    }
     for row in &versions {
         let exported = keys.export(&row.alias, row.version, &transport).await.unwrap();
         assert_eq!(exported.open(&transport).unwrap().id(), row.key_id);

@@ -77,6 +77,18 @@ impl Place {
         .await;
     }
 
+    /// One statement, as anybody with rights to the database: how many rows it changed, or what the database said.
+    pub(crate) async fn execute(&self, sql: &str) -> Result<u64, String> {
+        let sql = sqlx::AssertSqlSafe(sql.to_owned());
+        if self.is_sqlite() {
+            let pool = sqlx::SqlitePool::connect(&self.address).await.unwrap();
+            sqlx::query(sql).execute(&pool).await.map(|done| done.rows_affected()).map_err(|e| e.to_string())
+        } else {
+            let pool = sqlx::PgPool::connect(&self.address).await.unwrap();
+            sqlx::query(sql).execute(&pool).await.map(|done| done.rows_affected()).map_err(|e| e.to_string())
+        }
+    }
+
     /// Changes the database behind the service's back, as somebody with full rights to it.
     pub(crate) async fn tamper(&self, statements: &[&str]) {
         if self.is_sqlite() {
