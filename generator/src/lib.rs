@@ -2,8 +2,10 @@
 //!
 //! The chain of a step, in this order: raw logits → entropy → mark → repetition penalty → temperature →
 //! top-k → top-p → draw. [`generate`] runs it for one text; [`Decoder`] is the same without the model, for
-//! owners of many sequences. [`score`] reads a given text with the same arithmetic. [`onnx`] loads models.
+//! owners of many sequences. [`score`] reads a given text with the same arithmetic. [`onnx`] loads models,
+//! [`chat`] makes prompts of conversations.
 
+pub mod chat;
 mod choose;
 mod decoder;
 mod generate;

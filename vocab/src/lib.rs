@@ -9,6 +9,7 @@ mod classes;
 mod decode;
 mod encoding;
 mod error;
+mod guard;
 mod ids;
 mod load;
 mod normalise;

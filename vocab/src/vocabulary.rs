@@ -7,7 +7,7 @@ use std::path::Path;
 
 use dandyroll_scheme::{Sha256Digest, TokenId};
 use sha2::{Digest, Sha256};
-use tokenizers::pipeline::{EncodeOptions, Override, PipelineToken, PipelineTokenizer};
+use tokenizers::pipeline::PipelineTokenizer;
 
 use crate::encoding::Encoding;
 use crate::error::{LoadProblem, VocabError};
@@ -147,7 +147,7 @@ impl Vocabulary {
     ///
     /// `text` should be in normal form ([`crate::normalise`]). Safe to call from many threads at once.
     pub fn encode(&self, text: &str) -> Result<Encoding, VocabError> {
-        let ids = self.ids_of(text)?;
+        let ids = self.tokens(text, false)?;
         let ends = self.ends(text, &ids)?;
         Ok(Encoding::new(ids, ends))
     }
@@ -164,28 +164,11 @@ impl Vocabulary {
     /// The one door for prompts, so that generation and detection show the model the same. Prompts are not
     /// scored, so nothing is normalised away from what the caller wants the model to read.
     pub fn encode_prompt(&self, text: &str) -> Result<Vec<TokenId>, VocabError> {
-        let mut ids = self.ids_of(text)?;
+        let mut ids = self.tokens(text, false)?;
         if !ids.is_empty() && !ids.starts_with(&self.before) {
             ids.splice(0..0, self.before.iter().copied());
         }
         Ok(ids)
-    }
-
-    fn ids_of(&self, text: &str) -> Result<Vec<TokenId>, VocabError> {
-        if text.len() > MAX_TEXT_BYTES {
-            return Err(VocabError::TextTooLong { bytes: text.len() });
-        }
-        let options = EncodeOptions {
-            add_special_tokens: false,
-            encode_special_tokens: false,
-            padding: Override::Off,
-            truncation: Override::Off,
-        };
-        let mut tokens: Vec<PipelineToken> = Vec::with_capacity(text.len() / 4 + 1);
-        self.tokenizer
-            .encode_into(text, &options, &mut tokens)
-            .map_err(|error| VocabError::Encode(error.to_string()))?;
-        Ok(tokens.into_iter().map(|token| TokenId(token.id())).collect())
     }
 
     fn ends(&self, text: &str, ids: &[TokenId]) -> Result<Vec<u32>, VocabError> {

@@ -142,22 +142,6 @@ impl GenerationTokens {
     }
 }
 
-/// The chat template of a `tokenizer_config.json`: a Jinja text, or the one called `default` of a list.
-pub(super) fn chat_template(text: &str, file: &Path) -> Result<Option<String>, LoadError> {
-    let fields = Fields::parse(text, file)?;
-    let named_default = |item: &Value| {
-        (item.get("name")?.as_str()? == "default")
-            .then(|| item.get("template")?.as_str().map(str::to_owned))?
-    };
-    fields
-        .read(&["chat_template"], "a template or a list of named ones", |value| match value {
-            Value::String(template) => Some(Some(template.clone())),
-            Value::Array(items) => Some(items.iter().find_map(named_default)),
-            _ => None,
-        })
-        .map(Option::flatten)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -203,15 +187,6 @@ mod tests {
         assert_eq!(defaults.eos, [TokenId(3), TokenId(4)]);
     }
 
-    #[test]
-    fn chat_templates_in_both_forms() {
-        let read = |text: &str| chat_template(text, Path::new("tokenizer_config.json")).unwrap();
-        assert_eq!(read("{}"), None);
-        assert_eq!(read(r#"{"chat_template":"a"}"#).as_deref(), Some("a"));
-        let list = r#"{"chat_template":[{"name":"tool","template":"t"},{"name":"default","template":"d"}]}"#;
-        assert_eq!(read(list).as_deref(), Some("d"));
-    }
-
     fn json() -> impl Strategy<Value = Value> {
         let leaf = prop_oneof![
             Just(Value::Null),
@@ -255,7 +230,6 @@ mod tests {
                     prop_assert_ne!(config.context, 0);
                 }
                 let _ = GenerationTokens::parse(&text, file);
-                let _ = chat_template(&text, file);
             }
         }
     }

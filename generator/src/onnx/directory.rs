@@ -7,8 +7,9 @@ use std::path::{Component, Path, PathBuf};
 use dandyroll_scheme::{Sha256Digest, TokenId};
 use sha2::{Digest, Sha256};
 
-use super::config::{Config, GenerationTokens, chat_template};
+use super::config::{Config, GenerationTokens};
 use super::{LoadError, proto};
+use crate::chat;
 
 /// Graph names in the order they are looked for, in the folder itself and then in `onnx/`.
 const WHOLE: [&str; 2] = ["model.onnx", "decoder_model_merged.onnx"];
@@ -72,7 +73,7 @@ pub struct ModelDirectory {
     producer: String,
     config: Config,
     generation: GenerationTokens,
-    chat_template: Option<String>,
+    has_chat_template: bool,
 }
 
 impl ModelDirectory {
@@ -92,16 +93,7 @@ impl ModelDirectory {
         if !path.join("tokenizer.json").is_file() {
             return Err(LoadError::MissingFile(path.join("tokenizer.json")));
         }
-        let tokenizer_file = path.join("tokenizer_config.json");
-        let template = optional(&tokenizer_file)?
-            .map(|text| chat_template(&text, &tokenizer_file))
-            .transpose()?
-            .flatten();
-        let chat_template = match template {
-            Some(template) => Some(template),
-            None => optional(&path.join("chat_template.jinja"))?,
-        };
-
+        let has_chat_template = chat::Source::find(path).is_ok_and(|source| source.is_some());
         let (mut data, mut producer) = (Vec::new(), String::new());
         for graph in graphs.paths() {
             let outline = proto::outline(graph)?;
@@ -112,7 +104,7 @@ impl ModelDirectory {
         }
         data.sort();
         data.dedup();
-        Ok(Self { path: path.to_owned(), graphs, data, producer, config, generation, chat_template })
+        Ok(Self { path: path.to_owned(), graphs, data, producer, config, generation, has_chat_template })
     }
 
     /// The folder.
@@ -145,9 +137,9 @@ impl ModelDirectory {
         &self.generation
     }
 
-    /// The chat template (Jinja), from `tokenizer_config.json` or `chat_template.jinja`.
-    pub fn chat_template(&self) -> Option<&str> {
-        self.chat_template.as_deref()
+    /// Whether there is a chat template; [`crate::chat::ChatTemplate::open`] reads it.
+    pub fn has_chat_template(&self) -> bool {
+        self.has_chat_template
     }
 
     /// `tokenizer.json`.
@@ -197,7 +189,8 @@ fn required(file: &Path) -> Result<String, LoadError> {
     optional(file)?.ok_or_else(|| LoadError::MissingFile(file.to_owned()))
 }
 
-fn optional(file: &Path) -> Result<Option<String>, LoadError> {
+/// A settings file's text; `None` if there is no such file.
+pub(crate) fn optional(file: &Path) -> Result<Option<String>, LoadError> {
     let unreadable = |reason| LoadError::Unreadable { file: file.to_owned(), reason };
     let opened = match File::open(file) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),

@@ -135,7 +135,7 @@ pub fn inspect(path: &Path, options: &Options) -> Result<Report, LoadError> {
         chunks: model.chunks_after_past(),
         bos: directory.bos(),
         eos: directory.eos().to_vec(),
-        has_chat_template: directory.chat_template().is_some(),
+        has_chat_template: directory.has_chat_template(),
         model_sha256: directory.model_sha256()?,
         tokenizer_sha256: directory.tokenizer_sha256()?,
         runtime: model.runtime().library().to_owned(),

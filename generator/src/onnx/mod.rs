@@ -10,6 +10,7 @@ pub mod runtime;
 mod signature;
 
 pub use config::{Config, GenerationTokens};
+pub(crate) use directory::optional;
 pub use directory::{GraphFiles, ModelDirectory};
 pub use error::LoadError;
 pub use inspect::{FileReport, GraphReport, Report, TensorReport, inspect};
