@@ -220,6 +220,11 @@ impl Decoder {
         self.sampled.last().copied()
     }
 
+    /// Tokens generated so far.
+    pub fn generated(&self) -> usize {
+        self.sampled.len()
+    }
+
     /// Whether the text has ended, so that no more logits are wanted.
     pub fn is_finished(&self) -> bool {
         self.finished

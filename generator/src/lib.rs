@@ -23,6 +23,6 @@ pub use decoder::{
 pub use generate::{Run, generate};
 pub use lexicon::Lexicon;
 pub use sampling::{RepetitionPenalty, Sampling, Temperature, TopK, TopP};
-pub use score::{ScoreError, Scored, WINDOW, score};
+pub use score::{ScoreError, Scored, Scoring, WINDOW, score};
 pub use softmax::{NoDistribution, Prediction};
-pub use source::{Limits, LogitSource, Row, SourceError};
+pub use source::{CacheCost, Limits, LogitSource, Row, SourceError};

@@ -2,7 +2,7 @@
 
 use dandyroll_scheme::{Nats, TokenId};
 
-use crate::{LogitSource, NoDistribution, Prediction, SourceError};
+use crate::{Limits, LogitSource, NoDistribution, Prediction, SourceError};
 
 /// The most tokens that are read in one go. A model's context may be far longer, and its cache gigabytes; what
 /// stands thousands of tokens before hardly moves an entropy.
@@ -54,37 +54,118 @@ pub fn score<S: LogitSource>(
     ids: &[TokenId],
     from: usize,
 ) -> Result<Vec<Option<Scored>>, ScoreError> {
-    if from > ids.len() {
-        return Err(ScoreError::From { from, tokens: ids.len() });
+    let mut scoring = Scoring::new(ids.to_vec(), from, source.limits())?;
+    while !scoring.is_finished() {
+        scoring.advance(source)?;
     }
-    let mut scores = vec![None; ids.len() - from];
-    let context = source.limits().context.clamp(1, WINDOW);
-    // The last token is predicted, and predicts nothing that is asked for.
-    let fed = ids.len().saturating_sub(1);
-    let (mut start, mut done) = (0_usize, 0_usize);
-    while done < fed && from < ids.len() {
-        let end = start.saturating_add(context).min(fed);
-        // Tokens start+1 ..= end are predicted; those up to `done` were before.
-        if end >= from {
-            let mut sequence = source.begin()?;
-            let mut undefined = false;
-            source.each_position(&mut sequence, &ids[start..end], &mut |i, logits| {
-                let place = start + i + 1;
-                let Some(slot) = place.checked_sub(from).filter(|_| place > done) else { return };
-                let scored = ids.get(place).and_then(|token| scored(logits, *token));
-                undefined |= scored.is_none();
-                if let Some(slot) = scores.get_mut(slot) {
-                    *slot = scored;
-                }
-            })?;
-            if undefined {
-                return Err(NoDistribution.into());
-            }
+    Ok(scoring.into_scores())
+}
+
+/// [`score`] a piece at a time, for owners of a source who have other work, too.
+pub struct Scoring<T> {
+    ids: Vec<TokenId>,
+    from: usize,
+    window: usize,
+    /// Tokens that are fed: the last one is predicted, and predicts nothing that is asked for.
+    fed: usize,
+    /// Where the present window begins and, of `ids`, what is read and what is predicted.
+    start: usize,
+    read: usize,
+    done: usize,
+    sequence: Option<T>,
+    scores: Vec<Option<Scored>>,
+}
+
+impl<T> std::fmt::Debug for Scoring<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Scoring")
+            .field("tokens", &self.ids.len())
+            .field("read", &self.read)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<T> Scoring<T> {
+    /// Begins; nothing is computed yet.
+    pub fn new(ids: Vec<TokenId>, from: usize, limits: Limits) -> Result<Self, ScoreError> {
+        if from > ids.len() {
+            return Err(ScoreError::From { from, tokens: ids.len() });
         }
-        done = end;
-        start = (start + context.div_ceil(2)).min(done);
+        let scores = vec![None; ids.len() - from];
+        let window = limits.context.clamp(1, WINDOW);
+        let fed = if from < ids.len() { ids.len() - 1 } else { 0 };
+        let mut scoring = Self { ids, from, window, fed, start: 0, read: 0, done: 0, sequence: None, scores };
+        scoring.skip();
+        Ok(scoring)
     }
-    Ok(scores)
+
+    fn end(&self) -> usize {
+        self.start.saturating_add(self.window).min(self.fed)
+    }
+
+    /// Passes over windows of which nothing is asked for.
+    fn skip(&mut self) {
+        while self.done < self.fed && self.end() < self.from {
+            self.next_window();
+        }
+    }
+
+    fn next_window(&mut self) {
+        self.done = self.end();
+        self.start = (self.start + self.window.div_ceil(2)).min(self.done);
+        self.read = self.start;
+        self.sequence = None;
+    }
+
+    /// Whether every score is there.
+    pub fn is_finished(&self) -> bool {
+        self.done >= self.fed
+    }
+
+    /// Tokens that the next [`Scoring::advance`] holds in the cache at most.
+    pub fn window(&self) -> usize {
+        self.window
+    }
+
+    /// Reads one more chunk of the source's ([`LogitSource::chunk`]).
+    pub fn advance<S: LogitSource<Sequence = T>>(&mut self, source: &mut S) -> Result<(), ScoreError> {
+        if self.is_finished() {
+            return Ok(());
+        }
+        let mut sequence = match self.sequence.take() {
+            Some(sequence) => sequence,
+            None => source.begin()?,
+        };
+        let end = self.end();
+        let next = self.read.saturating_add(source.chunk().get()).min(end);
+        // Tokens start+1 ..= end are predicted; those up to `done` were before.
+        let Self { ids, from, read, done, scores, .. } = self;
+        let mut undefined = false;
+        source.each_position(&mut sequence, &ids[*read..next], &mut |i, logits| {
+            let place = *read + i + 1;
+            let Some(slot) = place.checked_sub(*from).filter(|_| place > *done) else { return };
+            let scored = ids.get(place).and_then(|token| scored(logits, *token));
+            undefined |= scored.is_none();
+            if let Some(slot) = scores.get_mut(slot) {
+                *slot = scored;
+            }
+        })?;
+        if undefined {
+            return Err(NoDistribution.into());
+        }
+        self.read = next;
+        if next == end {
+            self.next_window();
+        } else {
+            self.sequence = Some(sequence);
+        }
+        Ok(())
+    }
+
+    /// What there is: all of it once [`Scoring::is_finished`].
+    pub fn into_scores(self) -> Vec<Option<Scored>> {
+        self.scores
+    }
 }
 
 fn scored(logits: &[f32], token: TokenId) -> Option<Scored> {

@@ -1,5 +1,7 @@
 //! The seam between decoding and whatever computes logits.
 
+use std::num::NonZeroUsize;
+
 use dandyroll_scheme::TokenId;
 
 /// What bounds the sequences of a source.
@@ -50,6 +52,35 @@ pub enum SourceError {
     Engine(String),
 }
 
+/// What the keys and values of sequences take in memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CacheCost {
+    /// Bytes that one token of one sequence takes: all layers, keys and values.
+    pub token: u64,
+    /// Whether sequences that are stepped together all take the room of the longest.
+    pub shared: bool,
+    /// Room is taken for a multiple of this many tokens; 0 and 1 mean for as many as there are.
+    pub grain: usize,
+    /// Copies that a step holds at once, the sequences' own included.
+    pub copies: u64,
+}
+
+impl CacheCost {
+    /// The most bytes that sequences of these lengths, in tokens, take while they are stepped together.
+    pub fn bytes(&self, lengths: impl Iterator<Item = usize>) -> u64 {
+        let (mut rows, mut longest, mut sum) = (0_u64, 0_u64, 0_u64);
+        for length in lengths {
+            let length = length.checked_next_multiple_of(self.grain.max(1)).unwrap_or(usize::MAX);
+            let length = u64::try_from(length).unwrap_or(u64::MAX);
+            rows += 1;
+            longest = longest.max(length);
+            sum = sum.saturating_add(length);
+        }
+        let tokens = if self.shared { longest.saturating_mul(rows) } else { sum };
+        tokens.saturating_mul(self.token).saturating_mul(self.copies)
+    }
+}
+
 /// Something that predicts next tokens: a model, or the owner of a batch of them.
 ///
 /// A *sequence* is one text in the making: its tokens and what the model remembers of them (the key and
@@ -66,6 +97,18 @@ pub trait LogitSource {
     /// The bounds, constant for a source's life.
     fn limits(&self) -> Limits;
 
+    /// What sequences take in memory; nothing, unless the source says otherwise.
+    fn cache_cost(&self) -> CacheCost {
+        CacheCost::default()
+    }
+
+    /// Into pieces of how many tokens a long input is best cut by who has other work in between.
+    ///
+    /// Cut at multiples of it, counted from the sequence's beginning, the logits have the same bits as uncut.
+    fn chunk(&self) -> NonZeroUsize {
+        NonZeroUsize::MAX
+    }
+
     /// An empty sequence. Nothing is computed.
     fn begin(&mut self) -> Result<Self::Sequence, SourceError>;
 
@@ -77,7 +120,8 @@ pub trait LogitSource {
         logits: &mut Vec<f32>,
     ) -> Result<(), SourceError>;
 
-    /// Grows each row's sequence by its one token and gives each its next logits.
+    /// Grows each row's sequence by its one token and gives each its next logits: the same bits whatever
+    /// the other rows are.
     fn step(&mut self, rows: &mut [Row<'_, Self::Sequence>]) -> Result<(), SourceError>;
 
     /// The teacher-forced pass: appends `ids` and hands `visit`, in order, the index i of each id and the

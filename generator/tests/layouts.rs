@@ -193,6 +193,45 @@ fn several_sequences_do_not_mix() {
     }
 }
 
+/// Layouts whose sequences are decoded together. The others count positions in the graph, or read the mask as
+/// a length, or keep no past; trying them out tells.
+const BATCHES: [&str; 7] =
+    ["external-data", "fp16", "gpt2", "llama-gqa", "merged", "onnx-subfolder", "qwen2-gqa"];
+
+#[test]
+fn sequences_get_the_same_bits_together_and_alone() {
+    for name in LAYOUTS {
+        let (mut model, _) = open(name);
+        assert_eq!(model.batches(), BATCHES.contains(&name), "{name}");
+        let texts: Vec<Vec<TokenId>> =
+            [4_u32, 70, 33, 101].map(|n| (0..n).map(|i| TokenId(i * i * n % 257)).collect()).into();
+        let mut walk = |texts: &[&Vec<TokenId>]| {
+            let mut sequences: Vec<_> = texts.iter().map(|_| model.begin().unwrap()).collect();
+            let mut logits = vec![Vec::new(); texts.len()];
+            for ((sequence, logits), text) in sequences.iter_mut().zip(&mut logits).zip(texts) {
+                model.prefill(sequence, text, logits).unwrap();
+            }
+            let mut seen = vec![Vec::new(); texts.len()];
+            for step in 0..20 {
+                let mut rows: Vec<_> = sequences
+                    .iter_mut()
+                    .zip(&mut logits)
+                    .map(|(sequence, logits)| Row { sequence, token: TokenId(step * 11 % 257), logits })
+                    .collect();
+                model.step(&mut rows).unwrap();
+                for (seen, logits) in seen.iter_mut().zip(&logits) {
+                    seen.extend(logits.iter().map(|x| x.to_bits()));
+                }
+            }
+            seen
+        };
+        let together = walk(&texts.iter().collect::<Vec<_>>());
+        for (text, together) in texts.iter().zip(&together) {
+            assert!(walk(&[text])[0] == *together, "{name}, {} tokens", text.len());
+        }
+    }
+}
+
 #[test]
 fn a_text_longer_than_the_context_is_scored_in_windows() {
     let (mut model, _) = open("llama-gqa");

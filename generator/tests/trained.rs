@@ -4,8 +4,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use dandyroll_generator::onnx::{self, OnnxModel, Options};
-use dandyroll_generator::{Lexicon, LogitSource, Request, Sampling, generate, score};
+use dandyroll_generator::onnx::{self, OnnxModel, OnnxSequence, Options};
+use dandyroll_generator::{Lexicon, LogitSource, Request, Row, Sampling, generate, score};
 use dandyroll_scheme::{Marker, MasterKey, Recipe, Sha256Digest, TokenId};
 
 const CODE: &str =
@@ -63,5 +63,115 @@ fn more_threads_give_the_same_logits() {
     };
     for (a, b) in last(&mut one).iter().zip(last(&mut two)) {
         assert!((a - b).abs() < 1e-3);
+    }
+}
+
+/// The bits of the logits of each step.
+type Bits = Vec<Vec<u32>>;
+
+fn bits(logits: &[f32]) -> Vec<u32> {
+    logits.iter().map(|x| x.to_bits()).collect()
+}
+
+/// A sequence under way, and the bits of the logits it got.
+struct Walker {
+    sequence: OnnxSequence,
+    logits: Vec<f32>,
+    tokens: Vec<TokenId>,
+    seen: Bits,
+}
+
+impl Walker {
+    fn begin(model: &mut OnnxModel, text: u32, length: u32) -> Self {
+        let mut sequence = model.begin().unwrap();
+        let mut logits = Vec::new();
+        let prompt: Vec<TokenId> = (0..length).map(|i| TokenId(3 + (i * 7919 + text * 977) % 6000)).collect();
+        model.prefill(&mut sequence, &prompt, &mut logits).unwrap();
+        // The tokens to come are fixed, so that one differing bit does not end the comparison.
+        let tokens = (0..200).map(|i| TokenId(3 + (i * 104_729 + text * 31) % 6000)).collect();
+        Self { sequence, seen: vec![bits(&logits)], logits, tokens }
+    }
+
+    fn step_all(model: &mut OnnxModel, walkers: &mut [&mut Self]) {
+        let mut rows: Vec<Row<'_, OnnxSequence>> = walkers
+            .iter_mut()
+            .map(|walker| {
+                let Self { sequence, logits, tokens, seen } = &mut **walker;
+                Row { sequence, token: tokens[seen.len()], logits }
+            })
+            .collect();
+        model.step(&mut rows).unwrap();
+        walkers.iter_mut().for_each(|walker| walker.seen.push(bits(&walker.logits)));
+    }
+}
+
+#[test]
+fn a_sequence_gets_the_same_bits_in_every_company() {
+    let (mut model, _) = open(&Options::new());
+    assert!(model.batches(), "ONNX Runtime's kernels make rows depend on each other on this machine");
+    // Around the borders of frames, 64 and 448 tokens among them, and beyond.
+    let lengths = [3, 50, 62, 120, 440, 446, 500, 940];
+    let alone: Vec<Bits> = (0..8)
+        .map(|i| {
+            let mut walker = Walker::begin(&mut model, i, lengths[usize::try_from(i).unwrap()]);
+            (0..40).for_each(|_| Walker::step_all(&mut model, &mut [&mut walker]));
+            walker.seen
+        })
+        .collect();
+    // They join one after another, pause in turns, and leave at different times.
+    let mut walkers: Vec<Option<Walker>> = (0..8).map(|_| None).collect();
+    for round in 0..80_usize {
+        if round % 3 == 0 && round / 3 < 8 {
+            let i = (round / 3 * 5) % 8;
+            walkers[i] = Some(Walker::begin(&mut model, u32::try_from(i).unwrap(), lengths[i]));
+        }
+        let mut stepping: Vec<&mut Walker> = walkers
+            .iter_mut()
+            .enumerate()
+            .filter(|(i, _)| (round + i) % 7 != 0)
+            .filter_map(|(_, walker)| walker.as_mut())
+            .filter(|walker| walker.seen.len() <= 40)
+            .collect();
+        if !stepping.is_empty() {
+            Walker::step_all(&mut model, &mut stepping);
+        }
+        for (walker, alone) in walkers.iter_mut().zip(&alone) {
+            if walker.as_ref().is_some_and(|walker| walker.seen.len() > 40) {
+                assert!(walker.take().is_some_and(|walker| walker.seen == *alone));
+            }
+        }
+    }
+    for (walker, alone) in walkers.iter().zip(&alone) {
+        if let Some(walker) = walker {
+            assert_eq!(walker.seen[..], alone[..walker.seen.len()]);
+            assert!(walker.seen.len() > 20);
+        }
+    }
+}
+
+#[test]
+fn batches_compute_what_single_sequences_do() {
+    let (mut batched, _) = open(&Options::new());
+    let (mut plain, _) = open(&Options { batch: false, ..Options::new() });
+    assert!(!plain.batches());
+    for length in [5, 63, 64, 300, 470] {
+        let mut two = [&mut batched, &mut plain].map(|model| {
+            let mut walker = Walker::begin(model, 9, length);
+            (0..20).for_each(|_| Walker::step_all(model, &mut [&mut walker]));
+            walker
+        });
+        let [a, b] = &mut two;
+        for (a, b) in a.seen.iter().flatten().zip(b.seen.iter().flatten()) {
+            assert!((f32::from_bits(*a) - f32::from_bits(*b)).abs() < 1e-3);
+        }
+        // A sequence that was in the batch is read on as any other.
+        let more: Vec<TokenId> = (0..30).map(|i| TokenId(40 + i)).collect();
+        batched.prefill(&mut a.sequence, &more, &mut a.logits).unwrap();
+        plain.prefill(&mut b.sequence, &more, &mut b.logits).unwrap();
+        assert_eq!(a.sequence.len(), b.sequence.len());
+        for (a, b) in a.logits.iter().zip(&b.logits) {
+            assert!((a - b).abs() < 1e-3);
+        }
+        Walker::step_all(&mut batched, &mut [a]);
     }
 }

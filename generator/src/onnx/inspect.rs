@@ -91,7 +91,8 @@ fn tensor(outlet: &Outlet) -> TensorReport {
 
 /// Loads the model of a folder and reports what it is.
 pub fn inspect(path: &Path, options: &Options) -> Result<Report, LoadError> {
-    let model = OnnxModel::load(path, options)?;
+    // As the file has it, not as it is rewritten for batches.
+    let model = OnnxModel::load(path, &Options { batch: false, ..options.clone() })?;
     let directory = model.directory();
     let (config, limits) = (directory.config(), model.limits());
     let graphs = model.graphs();

@@ -1,5 +1,6 @@
 //! Models in Hugging Face's ONNX layout, run by ONNX Runtime. The only user of `ort`.
 
+mod batch;
 mod config;
 mod directory;
 mod error;
@@ -8,6 +9,7 @@ mod model;
 mod proto;
 pub mod runtime;
 mod signature;
+mod slim;
 
 pub use config::{Config, GenerationTokens};
 pub(crate) use directory::optional;

@@ -2,19 +2,21 @@
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use dandyroll_scheme::TokenId;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 use ort::memory::Allocator;
-use ort::session::builder::GraphOptimizationLevel;
+use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::session::{Session, SessionInputValue, SessionOutputs};
 use ort::value::{DynTensor, DynValue, TensorRef};
 
+use super::batch::{Batch, Own};
 use super::runtime::{self, Runtime};
 use super::signature::{self, Float, Input, Output, Signature, Slot};
-use super::{GraphFiles, LoadError, ModelDirectory};
-use crate::{Limits, LogitSource, Row, SourceError};
+use super::{GraphFiles, LoadError, ModelDirectory, slim};
+use crate::{CacheCost, Limits, LogitSource, Row, SourceError};
 
 /// How a model is run.
 #[derive(Clone, Debug)]
@@ -25,12 +27,16 @@ pub struct Options {
     pub threads: NonZeroUsize,
     /// Positions computed in one run of a long input. Its logits take positions · width · 4 bytes.
     pub chunk: NonZeroUsize,
+    /// Whether sequences that are stepped together are computed together, where that gives each the same
+    /// bits as alone ([`OnnxModel::batches`]).
+    pub batch: bool,
 }
 
 impl Options {
-    /// The library from its usual places, one thread, 512 positions a run.
+    /// The library from its usual places, one thread, 512 positions a run, batches.
     pub fn new() -> Self {
-        Self { runtime: None, threads: NonZeroUsize::MIN, chunk: NonZeroUsize::MIN.saturating_add(511) }
+        let chunk = NonZeroUsize::MIN.saturating_add(511);
+        Self { runtime: None, threads: NonZeroUsize::MIN, chunk, batch: true }
     }
 }
 
@@ -59,7 +65,7 @@ enum Layout {
     Split { first: Graph, next: Graph },
 }
 
-/// A decoder. One sequence after another, or several in turn; not at the same time.
+/// A decoder. One sequence after another, several in turn, or, where it can, several at the same time.
 pub struct OnnxModel {
     layout: Layout,
     directory: ModelDirectory,
@@ -72,13 +78,24 @@ pub struct OnnxModel {
     ones: Vec<i64>,
     /// 0, 1, 2, …, as many, lent as positions.
     positions: Vec<i64>,
+    /// The sequences that are decoded together; `None` if they cannot be.
+    batch: Option<Batch>,
+    /// The number of the next sequence.
+    next: u64,
 }
 
-/// A sequence of an [`OnnxModel`]: its length, and its keys and values (or its tokens, without a past).
+/// A sequence of an [`OnnxModel`]: its length, and its keys and values (or its tokens, without a past, or
+/// where in the batch they are).
 pub struct OnnxSequence {
     tokens: Vec<i64>,
     length: usize,
     past: Vec<DynValue>,
+    own: Own,
+    id: u64,
+    /// Dropped with the sequence, which frees its row.
+    alive: Arc<()>,
+    /// Whether its keys and values are in the batch.
+    seated: bool,
 }
 
 impl OnnxSequence {
@@ -120,48 +137,52 @@ impl Graph {
         options: &Options,
     ) -> Result<Self, LoadError> {
         let refused = |reason: String| LoadError::Refused { file: file.to_owned(), reason };
-        let session = session(file, runtime, options).map_err(refused)?;
+        let mut builder = session(runtime, options).map_err(refused)?;
+        let session = builder.commit_from_file(file).map_err(|error| refused(error.to_string()))?;
         let signature = signature::read(&session, file, directory.config())?;
         Ok(Self { file: file.to_owned(), session, signature })
     }
 
-    /// Runs the graph on `ids`, after `past` tokens whose cache is in `cache`, and gives its logits.
-    ///
-    /// `cache` is replaced by the outputs `present.*`, which are moved, not copied.
-    fn run(
-        &mut self,
-        ids: &[i64],
-        past: usize,
-        use_cache: bool,
-        keep: i64,
-        cache: &mut Vec<DynValue>,
-        (ones, positions): (&[i64], &[i64]),
-    ) -> Result<Logits, SourceError> {
+    /// The graph without what copies the cache out ([`slim`]); `None` where that cannot be.
+    fn load_slim(
+        file: &Path,
+        directory: &ModelDirectory,
+        runtime: &Runtime,
+        options: &Options,
+    ) -> Option<Self> {
+        let small = std::fs::metadata(file).is_ok_and(|file| file.len() <= LARGEST_SLIMMED);
+        // Weights in other files are looked for beside the graph, which has no place in memory.
+        if !small || !directory.data().is_empty() {
+            return None;
+        }
+        let slimmed = slim::slim(&std::fs::read(file).ok()?)?;
+        let session = session(runtime, options).ok()?.commit_from_memory(&slimmed).ok()?;
+        let signature = signature::read(&session, file, directory.config()).ok()?;
+        let whole = signature.past.len() == signature.presents;
+        whole.then(|| Self { file: file.to_owned(), session, signature })
+    }
+
+    /// Runs the graph, and gives its logits and its outputs `present.*` in the order of their slots.
+    fn run(&mut self, feed: &Feed<'_>) -> Result<(Logits, Vec<DynValue>), SourceError> {
         let Self { session, signature, .. } = self;
-        let empty = if cache.is_empty() { empty_cache(&signature.past)? } else { Vec::new() };
-        let fed = if cache.is_empty() { &empty } else { &*cache };
-        let total = past.saturating_add(ids.len());
-        let too_long = || SourceError::TooLong { tokens: total, context: ones.len() };
-        let (mask, positions) = (ones.get(..total), positions.get(past..total));
-        let (branch, keep) = ([use_cache], [keep]);
+        let [rows, count] = feed.shape;
+        let tensor = |values, length: usize| {
+            TensorRef::from_array_view(([rows, length], values)).map_err(engine).map(SessionInputValue::from)
+        };
+        let (branch, keep) = ([feed.use_cache], [feed.keep]);
         let mut inputs: Vec<(&str, SessionInputValue<'_>)> = Vec::with_capacity(signature.inputs.len());
-        let row = |values| TensorRef::from_array_view(([1, ids.len()], values)).map_err(engine);
         for (name, input) in &signature.inputs {
             let value: SessionInputValue<'_> = match input {
-                Input::Ids => row(ids)?.into(),
-                Input::Positions => row(positions.ok_or_else(too_long)?)?.into(),
-                Input::Mask => TensorRef::from_array_view(([1, total], mask.ok_or_else(too_long)?))
-                    .map_err(engine)?
-                    .into(),
+                Input::Ids => tensor(feed.ids, count)?,
+                Input::Positions => tensor(feed.positions, count)?,
+                Input::Mask => tensor(feed.mask, feed.mask.len() / rows.max(1))?,
                 Input::UseCache => {
                     TensorRef::from_array_view(([1_usize], &branch[..])).map_err(engine)?.into()
                 }
                 Input::LogitsToKeep => {
                     TensorRef::from_array_view(([0_usize; 0], &keep[..])).map_err(engine)?.into()
                 }
-                Input::Past(slot) => {
-                    fed.get(*slot).ok_or_else(|| engine("the cache has too few layers"))?.into()
-                }
+                Input::Past(slot) => feed.past.input(*slot)?,
             };
             inputs.push((name.as_str(), value));
         }
@@ -178,9 +199,40 @@ impl Graph {
         if !present.is_sorted_by_key(|(slot, _)| *slot) {
             present.sort_by_key(|(slot, _)| *slot);
         }
-        *cache = present.into_iter().map(|(_, value)| value).collect();
+        let present = present.into_iter().map(|(_, value)| value).collect();
         let value = logits.ok_or_else(|| engine("no logits came back"))?;
-        Ok(Logits { value, float: signature.logits })
+        Ok((Logits { value, float: signature.logits }, present))
+    }
+}
+
+/// What a graph is run on.
+struct Feed<'a> {
+    ids: &'a [i64],
+    /// Rows, and tokens of a row.
+    shape: [usize; 2],
+    mask: &'a [i64],
+    positions: &'a [i64],
+    use_cache: bool,
+    keep: i64,
+    past: Past<'a>,
+}
+
+/// Where the keys and values of what came before are.
+enum Past<'a> {
+    /// As the graph gave them, or empty ones.
+    Values(&'a [DynValue]),
+    Own(&'a [Slot], &'a Own),
+    Batch(&'a Batch),
+}
+
+impl Past<'_> {
+    fn input(&self, slot: usize) -> Result<SessionInputValue<'_>, SourceError> {
+        let missing = || engine("the cache has too few layers");
+        Ok(match self {
+            Self::Values(values) => values.get(slot).ok_or_else(missing)?.into(),
+            Self::Own(layout, own) => own.tensor(layout, slot).ok_or_else(missing)?.map_err(engine)?.into(),
+            Self::Batch(batch) => batch.tensor(slot).ok_or_else(missing)?.map_err(engine)?.into(),
+        })
     }
 }
 
@@ -197,8 +249,11 @@ fn empty_cache(slots: &[Slot]) -> Result<Vec<DynValue>, SourceError> {
         .collect()
 }
 
-fn session(file: &Path, runtime: &Runtime, options: &Options) -> Result<Session, String> {
-    let text = |error: ort::Error<ort::session::builder::SessionBuilder>| error.to_string();
+/// Graphs up to this size, in bytes, are rewritten in memory.
+const LARGEST_SLIMMED: u64 = 1 << 29;
+
+fn session(runtime: &Runtime, options: &Options) -> Result<SessionBuilder, String> {
+    let text = |error: ort::Error<SessionBuilder>| error.to_string();
     Session::builder(runtime.environment())
         .map_err(|error| error.to_string())?
         .with_intra_threads(options.threads.get())
@@ -212,9 +267,7 @@ fn session(file: &Path, runtime: &Runtime, options: &Options) -> Result<Session,
         .with_inter_op_spinning(false)
         .map_err(text)?
         .with_log_level(ort::logging::LogLevel::Error)
-        .map_err(text)?
-        .commit_from_file(file)
-        .map_err(|error| error.to_string())
+        .map_err(text)
 }
 
 /// An output of logits, still where ONNX Runtime put it.
@@ -255,6 +308,39 @@ impl Logits {
                 Ok(rows)
             }
         }
+    }
+
+    /// Hands the last position of each of `rows` sequences to `visit`, with the sequence's row.
+    fn of_each(
+        &self,
+        rows: usize,
+        width: usize,
+        visit: &mut dyn FnMut(usize, &[f32]),
+    ) -> Result<(), SourceError> {
+        let expected = |length: usize| {
+            if rows > 0 && length == rows * width {
+                Ok(())
+            } else {
+                Err(engine(format!("{length} logits came back; {rows} times {width} were expected")))
+            }
+        };
+        match self.float {
+            Float::F32 => {
+                let (_, data) = self.value.try_extract_tensor::<f32>().map_err(engine)?;
+                expected(data.len())?;
+                data.chunks_exact(width).enumerate().for_each(|(i, row)| visit(i, row));
+            }
+            Float::F16 => {
+                let (_, data) = self.value.try_extract_tensor::<f16>().map_err(engine)?;
+                expected(data.len())?;
+                let mut buffer = vec![0.0; width];
+                for (i, row) in data.chunks_exact(width).enumerate() {
+                    row.convert_to_f32_slice(&mut buffer);
+                    visit(i, &buffer);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The last row alone.
@@ -376,6 +462,8 @@ impl OnnxModel {
             }
         };
         let context = config.context;
+        let past = &graph.signature.past;
+        let batch = (options.batch && !past.is_empty()).then(|| Batch::new(past));
         let mut model = Self {
             layout,
             limits: Limits { width, context },
@@ -384,8 +472,23 @@ impl OnnxModel {
             bulk: true,
             ones: Vec::new(),
             positions: Vec::new(),
+            batch,
+            next: 0,
             directory,
         };
+        let slimmed = match (&model.batch, model.directory.graphs(), &model.layout) {
+            (Some(_), GraphFiles::Single(file), Layout::Past(_)) => {
+                Graph::load_slim(file, &model.directory, &model.runtime, options)
+            }
+            _ => None,
+        };
+        let plain = slimmed.map(|graph| std::mem::replace(&mut model.layout, Layout::Past(graph)));
+        if !model.try_batches().unwrap_or(false) {
+            model.batch = None;
+            if let Some(plain) = plain {
+                model.layout = plain;
+            }
+        }
         model.try_out()?;
         Ok(model)
     }
@@ -408,6 +511,12 @@ impl OnnxModel {
             Layout::Merged(_) => "merged",
             Layout::Split { .. } => "split",
         }
+    }
+
+    /// Whether sequences that are stepped together are computed together, each with the same bits as alone.
+    /// Found out by trying, at load.
+    pub fn batches(&self) -> bool {
+        self.batch.is_some()
     }
 
     /// Whether each step costs the whole sequence again, because the graph keeps no past.
@@ -438,6 +547,122 @@ impl OnnxModel {
             Layout::Split { first, next } => vec![first, next],
         };
         graphs.into_iter().map(|graph| (graph.file.as_path(), &graph.session, &graph.signature)).collect()
+    }
+
+    /// Whether a batch gives each sequence what it gets alone.
+    ///
+    /// Two sequences of different lengths together must give the logits of each run whole, up to 1 % of the
+    /// logits' range: else the graph counts positions itself, or its mask means something else. And a
+    /// sequence must get the same bits alone and among others, whatever their lengths, and in every frame:
+    /// else the kernels add in another order. Then sequences are decoded one by one.
+    fn try_batches(&mut self) -> Result<bool, SourceError> {
+        let Limits { width, context } = self.limits;
+        let steady = &self.layout.steady().signature;
+        let layout = steady.past.clone();
+        if self.batch.is_none() || steady.step.is_some() || context < 10 || width < 10 {
+            return Ok(false);
+        }
+        let ids: Vec<TokenId> =
+            (0..10).filter_map(|i| u32::try_from(i * (width / 10)).ok().map(TokenId)).collect();
+        // Together against whole.
+        let mut together = Vec::new();
+        let mut whole: Vec<Vec<f32>> = Vec::new();
+        for count in [3, 9] {
+            let mut sequence = self.begin()?;
+            self.prefill(&mut sequence, &ids[..count], &mut Vec::new())?;
+            together.push(sequence);
+            let (mut sequence, mut logits) = (self.begin()?, Vec::new());
+            self.prefill(&mut sequence, &ids[..=count], &mut logits)?;
+            whole.push(logits);
+        }
+        let long = together.last().map(|sequence| sequence.own.clone()).unwrap_or_default();
+        let mut found = vec![Vec::new(); 2];
+        let mut rows: Vec<Row<'_, OnnxSequence>> = together
+            .iter_mut()
+            .zip(&mut found)
+            .zip([ids[3], ids[9]])
+            .map(|((sequence, logits), token)| Row { sequence, token, logits })
+            .collect();
+        self.step(&mut rows)?;
+        drop(together);
+        let extent = |rows: &[Vec<f32>]| {
+            let finite = rows.iter().flatten().filter(|x| x.is_finite());
+            let (low, high) =
+                finite.fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), x| (low.min(*x), high.max(*x)));
+            high - low
+        };
+        let tolerance = 0.01 * extent(&whole);
+        let close = |(a, b): (&f32, &f32)| (a - b).abs() <= tolerance || a.to_bits() == b.to_bits();
+        if !found.iter().flatten().zip(whole.iter().flatten()).all(close) {
+            return Ok(false);
+        }
+
+        // The same bits in every company and in every frame.
+        let Some(batch) = &self.batch else { return Ok(false) };
+        let largest = batch.frame_for(context);
+        let (first, second) = (batch.frame_for(1), batch.frame_for(batch.grain()));
+        let third = batch.frame_for(second + 1);
+        let border = batch.grain().saturating_sub(65);
+        let trials: [(usize, usize, &[usize]); 7] = [
+            (5, 0, &[2, 3, 5, 8, 16]),
+            (5, batch.frame_for(first + 1), &[1]),
+            (5, second, &[1, 2]),
+            (border, 0, &[2]),
+            (border, second, &[1, 3]),
+            (border, third, &[1]),
+            (border + 64, third, &[1]),
+        ];
+        let mut alone: Vec<(usize, Vec<f32>)> = Vec::new();
+        for (length, least, sizes) in trials {
+            if length >= context || least > largest {
+                continue;
+            }
+            let own = long.repeated(&layout, length);
+            if !alone.iter().any(|(known, _)| *known == length) {
+                alone.push((length, self.try_row(&own, 1, 0, ids[4])?));
+            }
+            for size in sizes {
+                let row = self.try_row(&own, *size, least, ids[4])?;
+                let same = |known: &[f32]| known.iter().zip(&row).all(|(a, b)| a.to_bits() == b.to_bits());
+                if !alone.iter().any(|(known, logits)| *known == length && same(logits)) {
+                    return Ok(false);
+                }
+            }
+        }
+        if let Some(batch) = &mut self.batch {
+            batch.restart(0);
+        }
+        Ok(true)
+    }
+
+    /// The logits of one sequence, last of `size`, in a frame of at least `least`.
+    fn try_row(
+        &mut self,
+        own: &Own,
+        size: usize,
+        least: usize,
+        token: TokenId,
+    ) -> Result<Vec<f32>, SourceError> {
+        let Some(batch) = &mut self.batch else { return Ok(Vec::new()) };
+        batch.restart(least);
+        let layout = self.layout.steady().signature.past.clone();
+        let mut sequences = Vec::with_capacity(size);
+        for place in 0..size {
+            let mut sequence = self.begin()?;
+            // The others are shorter, each by another length.
+            let length = if place + 1 == size { own.length } else { (own.length / (place + 2)).max(1) };
+            sequence.own = own.repeated(&layout, length);
+            sequence.length = length;
+            sequences.push(sequence);
+        }
+        let mut logits = vec![Vec::new(); size];
+        let mut rows: Vec<Row<'_, OnnxSequence>> = sequences
+            .iter_mut()
+            .zip(&mut logits)
+            .map(|(sequence, logits)| Row { sequence, token, logits })
+            .collect();
+        self.step(&mut rows)?;
+        Ok(logits.pop().unwrap_or_default())
     }
 
     /// Runs a few tokens whole, and again with all but the first after a past.
@@ -516,30 +741,107 @@ impl OnnxModel {
 
     /// Runs `ids` after what is in the sequence. Of the logits' rows the last `ids.len()` are theirs.
     fn run(&mut self, sequence: &mut OnnxSequence, ids: &[i64], all: bool) -> Result<Logits, SourceError> {
-        let total = sequence.length.saturating_add(ids.len());
+        let past = sequence.length;
+        let total = past.saturating_add(ids.len());
         if self.ones.len() < total {
             let room = total.saturating_mul(2).min(self.limits.context).max(total);
             self.ones.resize(room, 1);
             self.positions = (0_i64..).take(room).collect();
         }
-        let lent = (self.ones.as_slice(), self.positions.as_slice());
-        let keep = i64::from(!all);
-        let past = sequence.length;
-        let cache = &mut sequence.past;
-        let logits = match &mut self.layout {
-            Layout::NoPast(graph) => {
-                sequence.tokens.extend_from_slice(ids);
-                let logits = graph.run(&sequence.tokens, 0, false, keep, cache, lent);
-                cache.clear();
-                logits
-            }
-            Layout::Past(graph) => graph.run(ids, past, true, keep, cache, lent),
-            Layout::Merged(graph) => graph.run(ids, past, past > 0, keep, cache, lent),
-            Layout::Split { first, .. } if past == 0 => first.run(ids, 0, false, keep, cache, lent),
-            Layout::Split { next, .. } => next.run(ids, past, true, keep, cache, lent),
-        }?;
-        sequence.length += ids.len();
+        if sequence.seated {
+            let own = self.batch.as_mut().and_then(|batch| batch.take(sequence.id));
+            sequence.own = own.ok_or_else(|| engine("the sequence's keys and values were lost"))?;
+            sequence.seated = false;
+        }
+        if self.recomputes() {
+            sequence.tokens.extend_from_slice(ids);
+        }
+        let ids = if self.recomputes() { sequence.tokens.as_slice() } else { ids };
+        let begins = past == 0 || self.recomputes();
+        let from = if begins { 0 } else { past };
+        let too_long = || SourceError::TooLong { tokens: total, context: self.limits.context };
+        let mask = self.ones.get(..total).ok_or_else(too_long)?;
+        let positions = self.positions.get(from..total).ok_or_else(too_long)?;
+        let (graph, use_cache) = match &mut self.layout {
+            Layout::NoPast(graph) => (graph, false),
+            Layout::Past(graph) => (graph, true),
+            Layout::Merged(graph) => (graph, !begins),
+            Layout::Split { first, .. } if begins => (first, false),
+            Layout::Split { next, .. } => (next, true),
+        };
+        let slots = graph.signature.past.clone();
+        let empty = if begins { empty_cache(&slots)? } else { Vec::new() };
+        let own = self.batch.is_some();
+        let before = match (begins, own) {
+            (true, _) => Past::Values(&empty),
+            (false, true) => Past::Own(&slots, &sequence.own),
+            (false, false) => Past::Values(&sequence.past),
+        };
+        let shape = [1, ids.len()];
+        let feed = Feed { ids, shape, mask, positions, use_cache, keep: i64::from(!all), past: before };
+        let (logits, present) = graph.run(&feed)?;
+        let count = total - from;
+        if let Some(batch) = &self.batch {
+            sequence.own.append(batch.layout(), &present, count)?;
+        } else if !self.recomputes() {
+            sequence.past = present;
+        }
+        sequence.length = total;
         Ok(logits)
+    }
+
+    /// One token for each row, all in one run.
+    fn step_together(&mut self, rows: &mut [Row<'_, OnnxSequence>]) -> Result<(), SourceError> {
+        let tokens: Vec<Vec<i64>> =
+            rows.iter().map(|row| self.checked(row.sequence, &[row.token])).collect::<Result<_, _>>()?;
+        let Some(batch) = &mut self.batch else { return Err(engine("there is no batch")) };
+        let joining = rows
+            .iter_mut()
+            .map(|row| {
+                let OnnxSequence { id, alive, own, seated, .. } = &mut *row.sequence;
+                (*id, &*alive, (!std::mem::replace(seated, true)).then(|| std::mem::take(own)))
+            })
+            .collect();
+        let places = batch.gather(joining)?;
+        let count = batch.rows();
+        let mut ids = vec![0; count];
+        for (place, token) in places.iter().zip(tokens.iter().flatten()) {
+            if let Some(id) = ids.get_mut(*place) {
+                *id = *token;
+            }
+        }
+        let lengths = (0..count).map(|row| i64::try_from(batch.length(row)).unwrap_or(i64::MAX));
+        let positions: Vec<i64> = lengths.collect();
+        let feed = Feed {
+            ids: &ids,
+            shape: [count, 1],
+            mask: batch.mask(),
+            positions: &positions,
+            use_cache: true,
+            keep: 1,
+            past: Past::Batch(batch),
+        };
+        let graph = match &mut self.layout {
+            Layout::NoPast(graph)
+            | Layout::Past(graph)
+            | Layout::Merged(graph)
+            | Layout::Split { next: graph, .. } => graph,
+        };
+        let (logits, present) = graph.run(&feed)?;
+        batch.grow(&present)?;
+        let mut owners: Vec<usize> = vec![usize::MAX; count];
+        for (i, place) in places.iter().enumerate() {
+            if let Some(owner) = owners.get_mut(*place) {
+                *owner = i;
+            }
+        }
+        logits.of_each(count, self.limits.width, &mut |place, found| {
+            if let Some(row) = owners.get(place).and_then(|owner| rows.get_mut(*owner)) {
+                row.logits.clear();
+                row.logits.extend_from_slice(found);
+                row.sequence.length += 1;
+            }
+        })
     }
 }
 
@@ -550,8 +852,42 @@ impl LogitSource for OnnxModel {
         self.limits
     }
 
+    fn cache_cost(&self) -> CacheCost {
+        let bytes = |slot: &Slot| {
+            let size = match slot.float {
+                Float::F32 => 4,
+                Float::F16 => 2,
+            };
+            u64::try_from(slot.heads.saturating_mul(slot.width).saturating_mul(size)).unwrap_or(u64::MAX)
+        };
+        let slots = &self.layout.steady().signature.past;
+        let token = slots.iter().map(bytes).fold(0, u64::saturating_add);
+        // While the past becomes the present both are there.
+        match &self.batch {
+            Some(batch) => CacheCost { token, shared: true, grain: batch.grain(), copies: 3 },
+            None => CacheCost { token, shared: false, grain: 1, copies: 2 },
+        }
+    }
+
+    fn chunk(&self) -> NonZeroUsize {
+        if self.recomputes() {
+            NonZeroUsize::MAX
+        } else {
+            NonZeroUsize::new(self.chunk).unwrap_or(NonZeroUsize::MIN)
+        }
+    }
+
     fn begin(&mut self) -> Result<OnnxSequence, SourceError> {
-        Ok(OnnxSequence { tokens: Vec::new(), length: 0, past: Vec::new() })
+        self.next += 1;
+        Ok(OnnxSequence {
+            tokens: Vec::new(),
+            length: 0,
+            past: Vec::new(),
+            own: Own::default(),
+            id: self.next,
+            alive: Arc::new(()),
+            seated: false,
+        })
     }
 
     fn prefill(
@@ -574,6 +910,14 @@ impl LogitSource for OnnxModel {
     }
 
     fn step(&mut self, rows: &mut [Row<'_, OnnxSequence>]) -> Result<(), SourceError> {
+        if self.batch.is_some() && rows.iter().all(|row| !row.sequence.is_empty()) {
+            let stepped = self.step_together(rows);
+            if let (Err(_), Some(batch)) = (&stepped, &mut self.batch) {
+                // Nobody knows what the rows hold now.
+                batch.restart(0);
+            }
+            return stepped;
+        }
         rows.iter_mut().try_for_each(|row| self.prefill(row.sequence, &[row.token], row.logits))
     }
 

@@ -5,6 +5,7 @@ use std::path::Path;
 use ort::session::Session;
 use ort::value::{Outlet, TensorElementType};
 
+use super::slim::SUFFIX;
 use super::{Config, LoadError};
 
 /// A number type that logits and caches may have.
@@ -84,7 +85,7 @@ impl Signature {
 }
 
 /// `prefix.N.key` or `prefix.N.value` as a slot.
-fn slot(name: &str, prefix: &str) -> Option<usize> {
+pub(super) fn slot(name: &str, prefix: &str) -> Option<usize> {
     let (layer, part) = name.strip_prefix(prefix)?.strip_prefix('.')?.split_once('.')?;
     let part = ["key", "value"].iter().position(|known| *known == part)?;
     let plain = layer.bytes().all(|b| b.is_ascii_digit()) && layer.len() <= 4;
@@ -227,7 +228,8 @@ pub(super) fn read(session: &Session, file: &Path, config: &Config) -> Result<Si
 
     let (mut outputs, mut given, mut logits) = (Vec::new(), Vec::new(), None);
     for outlet in session.outputs() {
-        let output = match (outlet.name(), slot(outlet.name(), PRESENT)) {
+        let name = outlet.name();
+        let output = match (name, slot(name.strip_suffix(SUFFIX).unwrap_or(name), PRESENT)) {
             ("logits", _) => {
                 let (float, shape) = check.tensor(outlet, 3, LOGITS, "float32 or float16", Float::of)?;
                 logits = Some((float, fixed(&shape, 2)));
