@@ -9,15 +9,18 @@
 //! - [`place`] is the data folder: database, keys and checkpoints of a service without other settings.
 //! - [`http`] is the door: one table of endpoints, one of errors, the application as a value.
 //! - [`config`] reads settings, [`telemetry`] shows operators what goes on.
+//! - [`models`] are loaded from folders, each with an [`engine`] whose one thread owns it.
 //! - [`node`] is one running server among others: heartbeat, re-reading, acknowledging, sealing; [`tool`] is what
 //!   acts beside them.
 
 pub mod audit;
 mod codec;
 pub mod config;
+pub mod engine;
 pub mod http;
 pub mod idempotency;
 pub mod keys;
+pub mod models;
 pub mod node;
 pub mod place;
 pub mod profiles;
