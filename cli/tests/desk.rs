@@ -1,7 +1,5 @@
 //! `keys`, `tokens`, `audit` and `migrate` from outside, on a fresh data folder.
 
-#![expect(clippy::unwrap_used, reason = "a command that cannot be run must fail the test")]
-
 mod common;
 
 use common::{Bench, Ran};

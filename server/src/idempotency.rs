@@ -193,6 +193,9 @@ impl Idempotency {
     }
 
     /// Keeps the answer. Only when this returns may it be sent, or a repetition could be done twice.
+    ///
+    /// What was done is never given out again while this server lives: if the answer can't be kept, the key stays
+    /// taken until it expires.
     pub async fn finish(
         &self,
         mut claim: Claim,
@@ -200,16 +203,14 @@ impl Idempotency {
         content_type: &str,
         body: &[u8],
     ) -> Result<(), IdempotencyError> {
+        let Some(held) = claim.row.take() else { return Err(IdempotencyError::Superseded) };
         if body.len() > LARGEST_BODY {
             return Err(IdempotencyError::TooLarge(body.len()));
         }
-        let Some(held) = claim.row.clone() else { return Err(IdempotencyError::Superseded) };
         let sealed = self.seal(&held, status, content_type, body)?;
         let mut tx = self.store.write().await?;
         let of = (&held.token, held.key.as_str(), held.attempt.as_str());
         let kept = tx.finish_idempotency(of, (status, content_type, sealed)).await?;
-        // From here on it may be kept: freeing the key would let the request be done twice.
-        claim.row = None;
         tx.commit().await?;
         if kept { Ok(()) } else { Err(IdempotencyError::Superseded) }
     }

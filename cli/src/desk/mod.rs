@@ -8,6 +8,7 @@ mod tokens;
 use std::future::Future;
 use std::io::Write;
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use dandyroll_server::audit::evidence::EvidenceError;
@@ -53,6 +54,20 @@ pub(crate) enum DeskError {
     Variable(&'static str),
 }
 
+impl DeskError {
+    /// Whether what was asked for, not the machine or the store, is why nothing happened.
+    fn is_refusal(&self) -> bool {
+        match self {
+            Self::Key(error) => error.is_refusal(),
+            Self::Token(error) => !matches!(error, TokenError::Store(_) | TokenError::Random(_)),
+            Self::Audit(error) => {
+                matches!(error, AuditError::NothingToAccept | AuditError::NotRestored(_) | AuditError::Reason)
+            }
+            _ => false,
+        }
+    }
+}
+
 /// What a command works at.
 struct Desk {
     tool: Tool,
@@ -95,25 +110,29 @@ impl Desk {
     }
 
     /// Writes down what is about to be done, does it, writes down how it ended.
-    async fn act<T, E: std::fmt::Display>(
-        &self,
+    /// On the heap: the futures of the database's driver are large.
+    fn act<'a, T: 'a, E: 'a>(
+        &'a self,
         action: &'static str,
         subject: Subject,
-        work: impl Future<Output = Result<T, E>>,
-    ) -> Result<T, DeskError>
+        work: impl Future<Output = Result<T, E>> + 'a,
+    ) -> Pin<Box<dyn Future<Output = Result<T, DeskError>> + 'a>>
     where
         DeskError: From<E>,
     {
         let intent = Intent { action, actor: self.actor.clone(), subject, detail: Detail::new() };
-        let tell = |result: &Result<T, E>| match result {
+        let tell = |result: &Result<T, DeskError>| match result {
             Ok(_) => Completion::plain(Ended::Ok),
             Err(error) => Completion {
                 detail: Detail::from([("error", error.to_string().as_str().into())]),
-                ..Completion::plain(Ended::Refused)
+                ..Completion::plain(if error.is_refusal() { Ended::Refused } else { Ended::Failed })
             },
         };
-        let (_, result) = self.tool.audit().around(&intent, work, tell).await?;
-        Ok(result?)
+        Box::pin(async move {
+            let work = async { work.await.map_err(DeskError::from) };
+            let (_, result) = self.tool.audit().around(&intent, work, tell).await?;
+            result
+        })
     }
 
     /// Leaves, and seals unless a running server does.

@@ -168,7 +168,7 @@ struct Job {
 }
 
 enum Message {
-    Write(Job),
+    Write(Box<Job>),
     Flush(oneshot::Sender<()>),
 }
 
@@ -196,7 +196,7 @@ impl Audit {
         let begin = intent.entry(&receipt, self.server.as_str(), Timestamp::now());
         let (done, written) = oneshot::channel();
         let job = Job { entry: begin.clone(), done: Some(done), _room: Some(room), doubtful: false };
-        self.jobs.send(Message::Write(job)).map_err(|_| AuditError::Closed)?;
+        self.jobs.send(Message::Write(Box::new(job))).map_err(|_| AuditError::Closed)?;
         // From here on somebody must end it: if the caller leaves while the row is being written, this does.
         let mut operation = Operation { audit: self.clone(), receipt, begin: Some(begin) };
         match written.await {
@@ -350,7 +350,7 @@ impl Audit {
         let entry = completion.entry(begin, self.server.as_str(), Timestamp::now());
         let (done, written) = oneshot::channel();
         let job = Job { entry, done: Some(done), _room: None, doubtful: false };
-        self.jobs.send(Message::Write(job)).map_err(|_| AuditError::Closed)?;
+        self.jobs.send(Message::Write(Box::new(job))).map_err(|_| AuditError::Closed)?;
         Ok(written)
     }
 }

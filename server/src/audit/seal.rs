@@ -169,7 +169,8 @@ impl Sealer {
             abandoned_epoch: abandoned.0,
             abandoned_chain: abandoned.1,
             accepted_at: tx.now().await?.micros(),
-            accepted_by: accepted_by.to_owned(),
+            // A name for the record: a checkpoint's line has a bound.
+            accepted_by: accepted_by.chars().filter(|c| !c.is_control()).take(256).collect(),
             reason: reason.to_owned(),
         };
         if !tx.insert_segment(&segment).await? {

@@ -168,8 +168,8 @@ impl Missing {
 struct Signed {
     lines: Option<Lines>,
     key: PublicKey,
-    /// Lines that accept a restore, with their epoch: earlier lines beyond it are abandoned.
-    seams: Vec<(i64, i64)>,
+    /// Lines that accept a restore, with their epoch and the seam's number: earlier lines beyond are abandoned.
+    seams: Vec<(i64, i64, i64)>,
     next: Option<Checkpoint>,
     newest: i64,
 }
@@ -177,7 +177,7 @@ struct Signed {
 impl Signed {
     fn holds(&self, checkpoint: &Checkpoint, line: i64) -> bool {
         checkpoint.is_signed_by(&self.key)
-            && self.seams.iter().all(|(later, epoch)| *later <= line || checkpoint.epoch <= *epoch)
+            && self.seams.iter().all(|(later, epoch, _)| *later <= line || checkpoint.epoch <= *epoch)
     }
 
     /// Moves on to the next line that holds.
@@ -221,9 +221,9 @@ pub async fn verify(store: &Store, checkpoints: Option<(&Path, &PublicKey)>) -> 
     }
     let seams = tx.segments().await?;
     for seam in &seams {
-        let in_file = signed
-            .as_ref()
-            .is_some_and(|signed| signed.seams.iter().any(|(_, epoch)| *epoch == seam.after_epoch));
+        let in_file = signed.as_ref().is_some_and(|signed| {
+            signed.seams.iter().any(|(_, epoch, number)| (*epoch, *number) == (seam.after_epoch, seam.number))
+        });
         report.seams.push(SeamShown {
             number: seam.number,
             after_epoch: seam.after_epoch,
@@ -446,8 +446,8 @@ fn read_checkpoints(path: &Path, key: &PublicKey, report: &mut Report) -> Result
             Ok(checkpoint) => {
                 expected = checkpoint.line.saturating_add(1);
                 signed.newest = checkpoint.epoch;
-                if checkpoint.seam.is_some() {
-                    signed.seams.push((line, checkpoint.epoch));
+                if let Some(seam) = &checkpoint.seam {
+                    signed.seams.push((line, checkpoint.epoch, seam.number));
                 }
                 report.checkpoints += 1;
                 continue;

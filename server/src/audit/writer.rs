@@ -19,7 +19,7 @@ pub(super) async fn write(store: Store, mut queue: mpsc::UnboundedReceiver<Messa
     let mut pause = FIRST_PAUSE;
     loop {
         let mut take = |message, waiting: &mut VecDeque<Job>| match message {
-            Message::Write(job) => waiting.push_back(job),
+            Message::Write(job) => waiting.push_back(*job),
             Message::Flush(done) => flushes.push(done),
         };
         if waiting.is_empty() {
