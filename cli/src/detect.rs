@@ -10,7 +10,7 @@ use dandyroll_detector::{
     Verdict,
 };
 use dandyroll_scheme::{Gamma, KeyId, ListFamily, ListKey, Nats, TokenId};
-use dandyroll_vocab::{Encoding, Normalised, Vocabulary, normalise};
+use dandyroll_vocab::{Encoding, Normalised, Place, Vocabulary, normalise};
 use serde::Serialize;
 
 use crate::args::{DetectArgs, ModeArg};
@@ -254,45 +254,9 @@ struct Passages {
     windows: u64,
 }
 
-/// Where a passage lies in the caller's own text.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Place {
-    start_char: usize,
-    end_char: usize,
-    start_line: usize,
-    end_line: usize,
-}
-
-/// The characters (from 0, end excluded) and lines (from 1, end included) of each span, which come in order
-/// of their starts.
+/// Where each span lies in the caller's own text.
 fn places(text: &Normalised<'_>, encoding: &Encoding, spans: &[Span]) -> Vec<Place> {
-    let bytes = |span: &Span| {
-        let of = |token: usize| encoding.byte_range(token);
-        let last = span.tokens.end.checked_sub(1).and_then(of);
-        of(span.tokens.start).map_or(0, |first| first.start)..last.map_or(0, |last| last.end)
-    };
-    let source = text.source().as_bytes();
-    let (mut counted, mut lines) = (0, 0);
-    spans
-        .iter()
-        .zip(text.source_chars_of(spans.iter().map(bytes)))
-        .map(|(span, chars)| {
-            let range = text.source_range(bytes(span));
-            let feeds = |from: usize, to: usize| {
-                source.get(from..to).unwrap_or_default().iter().filter(|byte| **byte == b'\n').count()
-            };
-            lines += feeds(counted, range.start);
-            counted = range.start;
-            // The line feed that ends a passage belongs to its line.
-            let within = feeds(range.start, range.end.saturating_sub(1));
-            Place {
-                start_char: chars.start,
-                end_char: chars.end,
-                start_line: lines + 1,
-                end_line: lines + within + 1,
-            }
-        })
-        .collect()
+    text.places(spans.iter().map(|span| encoding.byte_range_of(span.tokens.clone())))
 }
 
 /// Without a model the lists are known all the same: τ and the model do not enter them.
@@ -403,10 +367,10 @@ struct WireSpan<'a> {
 impl<'a> WireSpan<'a> {
     fn new(span: &Span, place: Option<Place>, key: &'a KeyId) -> Self {
         Self {
-            start_char: place.map(|place| place.start_char),
-            end_char: place.map(|place| place.end_char),
-            start_line: place.map(|place| place.start_line),
-            end_line: place.map(|place| place.end_line),
+            start_char: place.as_ref().map(|place| place.chars.start),
+            end_char: place.as_ref().map(|place| place.chars.end),
+            start_line: place.as_ref().map(|place| place.first_line),
+            end_line: place.as_ref().map(|place| place.last_line),
             start_token: span.tokens.start,
             end_token: span.tokens.end,
             tokens: span.tokens.len(),

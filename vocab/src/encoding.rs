@@ -51,6 +51,16 @@ impl Encoding {
         Some(start..end)
     }
 
+    /// The bytes that several tokens stand for together: from the start of the first to the end of the last.
+    /// Tokens beyond the last are taken as not there.
+    pub fn byte_range_of(&self, tokens: Range<usize>) -> Range<usize> {
+        let end = |tokens: usize| {
+            let last = tokens.min(self.ends.len()).checked_sub(1);
+            last.and_then(|i| self.ends.get(i)).map_or(0, |end| width(*end))
+        };
+        end(tokens.start)..end(tokens.end.max(tokens.start))
+    }
+
     /// [`Encoding::byte_range`] of every token.
     pub fn byte_ranges(&self) -> impl ExactSizeIterator<Item = Range<usize>> + '_ {
         let mut start = 0;

@@ -21,5 +21,5 @@ pub use dandyroll_scheme::{Sha256Digest, TokenId};
 pub use decode::StreamDecoder;
 pub use encoding::{CharCounter, Encoding};
 pub use error::{LoadProblem, VocabError};
-pub use normalise::{Normalised, Removed, normalise};
+pub use normalise::{Normalised, Place, Removed, normalise};
 pub use vocabulary::{MAX_IDS, MAX_TEXT_BYTES, Vocabulary};

@@ -83,6 +83,17 @@ pub struct Normalised<'a> {
     removed: Removed,
 }
 
+/// A passage's place in the caller's text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Characters (Unicode scalar values), from 0, the end excluded.
+    pub chars: Range<usize>,
+    /// The line of the first character, from 1.
+    pub first_line: usize,
+    /// The line of the last character. A line feed belongs to the line it ends.
+    pub last_line: usize,
+}
+
 /// Brings `source` to the form in which it is tokenised, scored and hashed.
 ///
 /// 1. Invisible characters are removed: the byte-order mark, zero-width spaces and joiners, variation
@@ -294,6 +305,31 @@ impl<'a> Normalised<'a> {
     pub fn source_chars_of(&self, ranges: impl IntoIterator<Item = Range<usize>>) -> Vec<Range<usize>> {
         let mut counter = CharCounter::new(self.source);
         ranges.into_iter().map(|range| counter.chars(self.source_range(range))).collect()
+    }
+
+    /// Characters and lines of byte ranges of the normal text, in linear time if they come in order of their
+    /// starts.
+    pub fn places(&self, ranges: impl IntoIterator<Item = Range<usize>>) -> Vec<Place> {
+        let source = self.source.as_bytes();
+        let feeds = |from: usize, to: usize| {
+            source.get(from..to).unwrap_or_default().iter().filter(|byte| **byte == b'\n').count()
+        };
+        let mut counter = CharCounter::new(self.source);
+        let (mut counted, mut lines) = (0, 0);
+        let place = |range: Range<usize>| {
+            let range = self.source_range(range);
+            if range.start < counted {
+                (counted, lines) = (0, 0);
+            }
+            lines += feeds(counted, range.start);
+            counted = range.start;
+            Place {
+                chars: counter.chars(range.clone()),
+                first_line: lines + 1,
+                last_line: lines + feeds(range.start, range.end.saturating_sub(1)) + 1,
+            }
+        };
+        ranges.into_iter().map(place).collect()
     }
 }
 

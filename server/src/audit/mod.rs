@@ -44,6 +44,9 @@ pub enum AuditError {
     /// The store, for every writer of one transaction.
     #[error(transparent)]
     Store(#[from] Arc<StoreError>),
+    /// Time: the end was not written in time, and will be later. The result must not be handed out.
+    #[error("the end of the operation was not written within {} s", .0.as_secs())]
+    Late(Duration),
     /// Time: this server was silent so long that another took it for dead, and wrote the operation down as
     /// interrupted. Its result must not be handed out.
     #[error("another server took this one for dead, and ended the operation")]
@@ -338,6 +341,21 @@ impl Operation {
         let written = self.audit.end(&completion, &begin)?;
         written.await.map_err(|_| AuditError::Closed)??;
         Ok(self.receipt.clone())
+    }
+
+    /// [`Self::complete`] for a caller who can be told that the result is not handed out: it waits for `wait` at
+    /// most. The end is written all the same, as soon as the store takes it.
+    pub async fn complete_within(self, completion: Completion, wait: Duration) -> Result<Receipt, AuditError> {
+        tokio::time::timeout(wait, self.complete(completion)).await.unwrap_or(Err(AuditError::Late(wait)))
+    }
+
+    /// Leaves word of how it ended without waiting for it to be written: for when nobody is there any more to
+    /// get a result.
+    pub fn leave(mut self, completion: &Completion) {
+        if let Some(begin) = self.begin.take() {
+            // If the writer is gone, so is this server: recovery ends it.
+            drop(self.audit.end(completion, &begin));
+        }
     }
 }
 

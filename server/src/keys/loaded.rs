@@ -2,14 +2,28 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use dandyroll_scheme::{KeyId, MasterKey};
+use dandyroll_scheme::{KeyId, ListFamily, ListKey, Marker, MasterKey, Profile};
 
 use super::{Alias, KeyError, Keys, State, Version};
 use crate::store::{StoreError, Tx};
 
-/// One version, ready for use. Clones share the master, which is erased with the last of them.
+/// A master with what was derived from it: erased together.
+struct Held {
+    master: MasterKey,
+    derived: Mutex<Derived>,
+}
+
+/// Sub-keys by list family, logits processors by profile. Both are few: as many as there are profiles.
+#[derive(Default)]
+struct Derived {
+    lists: Vec<(ListFamily, Arc<ListKey>)>,
+    markers: Vec<(Profile, Arc<Marker>)>,
+}
+
+/// One version, ready for use. Clones share the master and what was derived from it, which are erased with the
+/// last of them.
 #[derive(Clone)]
 pub struct LoadedKey {
     /// The ring.
@@ -20,14 +34,47 @@ pub struct LoadedKey {
     pub key_id: KeyId,
     /// What it may be used for.
     pub state: State,
-    master: Arc<MasterKey>,
+    held: Arc<Held>,
 }
 
 impl LoadedKey {
-    /// The master, for deriving the sub-key of a list family.
+    /// The master.
     pub fn master(&self) -> &MasterKey {
-        &self.master
+        &self.held.master
     }
+
+    /// The sub-key of a list family, derived at its first use.
+    pub fn lists(&self, family: &ListFamily) -> Arc<ListKey> {
+        let mut derived = self.derived();
+        cached(&mut derived.lists, family, || self.held.master.lists(family))
+    }
+
+    /// The logits processor of a profile, made at its first use.
+    ///
+    /// Whoever holds it can finish a text under this version, whatever becomes of the version meanwhile.
+    pub fn marker(&self, profile: &Profile) -> Arc<Marker> {
+        let mut derived = self.derived();
+        cached(&mut derived.markers, profile, || Marker::new(&self.held.master, profile))
+    }
+
+    fn derived(&self) -> std::sync::MutexGuard<'_, Derived> {
+        // Entries are pushed whole: a thread that died here left nothing half done.
+        self.held.derived.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The entry of that name, made if there is none.
+fn cached<K: Copy + PartialEq, V>(
+    entries: &mut Vec<(K, Arc<V>)>,
+    key: &K,
+    make: impl FnOnce() -> V,
+) -> Arc<V> {
+    if let Some((_, value)) = entries.iter().find(|(known, _)| known == key) {
+        return Arc::clone(value);
+    }
+    let value = Arc::new(make());
+    entries.push((*key, Arc::clone(&value)));
+    value
 }
 
 impl fmt::Debug for LoadedKey {
@@ -87,9 +134,9 @@ impl Rings {
         self.get(alias).is_some_and(|ring| ring.keys.iter().any(|key| key.version == version))
     }
 
-    fn master(&self, key_id: &KeyId) -> Option<Arc<MasterKey>> {
+    fn held(&self, key_id: &KeyId) -> Option<Arc<Held>> {
         let mut keys = self.rings.values().flat_map(|ring| &ring.keys);
-        keys.find(|key| key.key_id == *key_id).map(|key| Arc::clone(&key.master))
+        keys.find(|key| key.key_id == *key_id).map(|key| Arc::clone(&key.held))
     }
 }
 
@@ -110,10 +157,10 @@ impl Keys {
             if !row.state.loaded() {
                 continue;
             }
-            let master = match before.master(&row.key_id) {
-                Some(master) => master,
+            let held = match before.held(&row.key_id) {
+                Some(held) => held,
                 None => match self.open(&row) {
-                    Ok(Some(master)) => Arc::new(master),
+                    Ok(Some(master)) => Arc::new(Held { master, derived: Mutex::default() }),
                     Ok(None) => continue,
                     Err(error) => {
                         loaded.broken.push(error);
@@ -126,7 +173,7 @@ impl Keys {
                 version: row.version,
                 key_id: row.key_id,
                 state: row.state,
-                master,
+                held,
             };
             // A version whose ring can't be read is not used: what the ring allows is not known.
             if let Some(ring) = loaded.rings.get_mut(&row.alias) {

@@ -250,3 +250,16 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn places_count_characters_and_lines_of_the_source() {
+    let source = "\u{feff}äb\r\nc\n\nd\n";
+    let normal = normalise(source);
+    assert_eq!(normal.text(), "äb\nc\n\nd\n");
+    let place = |chars, first_line, last_line| Place { chars, first_line, last_line };
+    // Out of order on purpose: "b", "c\n", "äb\nc", "d\n", "ä".
+    let found = normal.places([2..3, 4..6, 0..5, 7..9, 0..2]);
+    let expected =
+        [place(2..3, 1, 1), place(5..7, 2, 2), place(0..6, 1, 2), place(8..10, 4, 4), place(0..2, 1, 1)];
+    assert_eq!(found, expected);
+}
