@@ -5,5 +5,7 @@
 
 pub mod admin;
 pub mod audit;
+pub mod detect;
 pub mod health;
+pub mod openai;
 pub mod problem;
