@@ -5,6 +5,7 @@
 //! - [`tokens`] are the callers: secret, scopes, policy, limits.
 //! - [`audit`] writes what was done, seals it, and tells what was tampered with.
 //! - [`idempotency`] gives a repeated request its first answer.
+//! - [`detection`] judges texts: hypotheses, threads of its own, tiers of answers.
 //! - [`profiles`] are what generation and detection agree on.
 //! - [`place`] is the data folder: database, keys and checkpoints of a service without other settings.
 //! - [`http`] is the door: one table of endpoints, one of errors, the application as a value.
@@ -19,6 +20,7 @@ pub mod config;
 pub mod engine;
 pub mod http;
 pub mod idempotency;
+pub mod detection;
 pub mod keys;
 pub mod models;
 pub mod node;
