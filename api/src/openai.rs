@@ -567,7 +567,9 @@ mod tests {
             serde_json::from_str::<ChatRequest>(&json).map_err(|error| error.to_string())
         };
         assert!(chat("").is_ok());
-        assert!(chat(r#","stream_options":{"include_usage":true},"response_format":{"type":"text"}"#).is_ok());
+        assert!(
+            chat(r#","stream_options":{"include_usage":true},"response_format":{"type":"text"}"#).is_ok()
+        );
         for (rest, expected) in [
             (r#","tools":[]"#, "unknown field `tools`"),
             (r#","logit_bias":{}"#, "unknown field `logit_bias`"),

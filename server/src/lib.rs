@@ -6,6 +6,7 @@
 //! - [`audit`] writes what was done, seals it, and tells what was tampered with.
 //! - [`idempotency`] gives a repeated request its first answer.
 //! - [`detection`] judges texts: hypotheses, threads of its own, tiers of answers.
+//! - [`generation`] makes marked texts: policy, ring, profile, model, audit, report.
 //! - [`profiles`] are what generation and detection agree on.
 //! - [`place`] is the data folder: database, keys and checkpoints of a service without other settings.
 //! - [`http`] is the door: one table of endpoints, one of errors, the application as a value.
@@ -14,13 +15,15 @@
 //! - [`node`] is one running server among others: heartbeat, re-reading, acknowledging, sealing; [`tool`] is what
 //!   acts beside them.
 
+mod asker;
 pub mod audit;
 mod codec;
 pub mod config;
+pub mod detection;
 pub mod engine;
+pub mod generation;
 pub mod http;
 pub mod idempotency;
-pub mod detection;
 pub mod keys;
 pub mod models;
 pub mod node;
@@ -32,4 +35,5 @@ pub mod timestamp;
 pub mod tokens;
 pub mod tool;
 
+pub use asker::Asker;
 pub use timestamp::Timestamp;

@@ -1,7 +1,9 @@
 //! One text under one plan, on a thread of the pool: tokenised once for each tokenizer, judged, put into words.
 
 use dandyroll_api::detect as wire;
-use dandyroll_detector::{Colour, Correction, Detector, Finding, Log10P, Mode, Reason, Span, Text, Verdict, judge};
+use dandyroll_detector::{
+    Colour, Correction, Detector, Finding, Log10P, Mode, Reason, Span, Text, Verdict, judge,
+};
 use dandyroll_scheme::Nats;
 use dandyroll_vocab::{Encoding, Normalised, Place, Removed, normalise};
 
@@ -277,15 +279,9 @@ mod tests {
     #[test]
     fn bands_are_steps_of_the_adjusted_p() {
         let of = |log10: f64| band(Log10P::new(log10).unwrap());
-        assert_eq!([0.0, -2.99, -3.0, -4.99, -5.0, -9.99, -10.0, -300.0].map(of), [
-            "none",
-            "none",
-            "some",
-            "some",
-            "strong",
-            "strong",
-            "very_strong",
-            "very_strong"
-        ]);
+        assert_eq!(
+            [0.0, -2.99, -3.0, -4.99, -5.0, -9.99, -10.0, -300.0].map(of),
+            ["none", "none", "some", "some", "strong", "strong", "very_strong", "very_strong"]
+        );
     }
 }

@@ -7,9 +7,9 @@
 mod error;
 mod judge;
 mod lines;
+mod ndjson;
 mod plan;
 mod pool;
-mod stream;
 
 use std::fmt;
 use std::sync::Arc;
@@ -25,14 +25,14 @@ use futures_util::stream;
 
 pub use error::DetectionError;
 pub use lines::{Line, LineReader};
+pub use ndjson::StreamDetection;
 pub use plan::{Entropies, Plan, Reader, Tier, Tokenizer};
 pub use pool::{Pool, PoolError, PoolSettings, Ticket};
-pub use stream::StreamDetection;
 
+use crate::Asker;
 use crate::audit::{Completion, Detail, DetailValue, Intent, Operation, Outcome, Subject};
 use crate::node::Node;
-use crate::tokens::TokenInfo;
-use judge::{GroupEntropies, Judged, encode, judge_text, wide};
+use judge::{GroupEntropies, Judged, encode, judge_text};
 use plan::{Defaults, plan};
 
 /// Bounds and defaults of detection.
@@ -142,7 +142,11 @@ impl Tally {
 
 impl Detecting {
     /// Starts the threads.
-    pub fn start(node: Node, tokenizers: Vec<Tokenizer>, settings: DetectionSettings) -> std::io::Result<Self> {
+    pub fn start(
+        node: Node,
+        tokenizers: Vec<Tokenizer>,
+        settings: DetectionSettings,
+    ) -> std::io::Result<Self> {
         let pool = Pool::start(settings.pool)?;
         let defaults =
             Defaults { profiles: settings.default_profiles.clone(), most_tests: settings.max_hypotheses };
@@ -160,9 +164,9 @@ impl Detecting {
     }
 
     /// What will be done for this caller.
-    pub async fn plan(&self, caller: &TokenInfo, look: &Look) -> Result<Arc<Plan>, DetectionError> {
+    pub async fn plan(&self, caller: &Asker, look: &Look) -> Result<Arc<Plan>, DetectionError> {
         let Inner { node, tokenizers, defaults, .. } = &*self.inner;
-        match plan(look, &caller.grant, &node.snapshot(), tokenizers, defaults) {
+        match plan(look, caller.grant(), &node.snapshot(), tokenizers, defaults) {
             Ok(plan) => Ok(Arc::new(plan)),
             Err(DetectionError::UnknownVersion { alias, version }) => {
                 // Versions that do not detect are not held in memory: the store knows what became of it.
@@ -177,26 +181,27 @@ impl Detecting {
         }
     }
 
-    fn intent(action: &'static str, caller: &TokenInfo, plan: &Plan) -> Intent {
+    fn intent(action: &'static str, caller: &Asker, plan: &Plan) -> Intent {
         let profile = plan.tests.first().and_then(|test| test.profiles.first());
-        let one = |id: &str| plan.tests.iter().flat_map(|test| &test.profiles).all(|profile| profile.id == id);
+        let one =
+            |id: &str| plan.tests.iter().flat_map(|test| &test.profiles).all(|profile| profile.id == id);
         Intent {
             action,
-            actor: caller.id.to_string(),
+            actor: caller.token.id.to_string(),
             subject: Subject {
                 alias: plan.alias.clone(),
                 profile: profile.filter(|profile| one(&profile.id)).map(|profile| profile.id.clone()),
                 ..Subject::default()
             },
-            detail: Detail::from([(
-                "hypotheses",
-                DetailValue::Count(i64::try_from(plan.tests.len()).unwrap_or(i64::MAX)),
-            )]),
+            detail: Detail::from([
+                ("hypotheses", DetailValue::Count(i64::try_from(plan.tests.len()).unwrap_or(i64::MAX))),
+                ("request", caller.request.as_str().into()),
+            ]),
         }
     }
 
     /// Judges one text.
-    pub async fn detect(&self, caller: &TokenInfo, request: DetectRequest) -> Result<Detection, DetectionError> {
+    pub async fn detect(&self, caller: &Asker, request: DetectRequest) -> Result<Detection, DetectionError> {
         let (text, prompt, look) = request.split();
         let plan = self.plan(caller, &look).await?;
         self.check("text", &text)?;
@@ -219,7 +224,7 @@ impl Detecting {
     /// Judges many texts; each succeeds or fails alone.
     pub async fn batch(
         &self,
-        caller: &TokenInfo,
+        caller: &Asker,
         request: BatchRequest,
         problem: &ToProblem,
     ) -> Result<BatchResponse, DetectionError> {
@@ -256,7 +261,7 @@ impl Detecting {
     /// Begins a stream of texts.
     pub async fn stream(
         &self,
-        caller: &TokenInfo,
+        caller: &Asker,
         look: &Look,
         problem: ToProblem,
     ) -> Result<StreamDetection, DetectionError> {
@@ -351,7 +356,8 @@ impl Detecting {
                 Some(reader) => {
                     let (tokens, most) = (prompt.len() + encoding.len(), settings.max_model_tokens);
                     if tokens > most {
-                        let why = format!("it has {tokens} tokens with its prompt, and {most} are read at most");
+                        let why =
+                            format!("it has {tokens} tokens with its prompt, and {most} are read at most");
                         return Err(DetectionError::ModelRefused(why));
                     }
                     Some(reader.entropies(prompt, encoding.ids().to_vec()).await?)
@@ -398,7 +404,7 @@ fn subject(plan: &Plan, test: usize) -> Subject {
 }
 
 fn failed(error: &DetectionError) -> Completion {
-    let detail = Detail::from([("error", error.code().into())]);
+    let detail = Detail::from([("code", error.code().into())]);
     Completion { detail, ..Completion::plain(error.outcome()) }
 }
 
@@ -440,7 +446,8 @@ mod tests {
 
     #[test]
     fn chunks_keep_order_and_bounds() {
-        let item = |bytes: usize| TextItem { id: Some(bytes.to_string()), text: "x".repeat(bytes), prompt: None };
+        let item =
+            |bytes: usize| TextItem { id: Some(bytes.to_string()), text: "x".repeat(bytes), prompt: None };
         let sizes = [CHUNK_BYTES * 2, 1, CHUNK_BYTES - 1, 1, 5];
         let found: Vec<Vec<usize>> = chunks(sizes.into_iter().map(item))
             .into_iter()
@@ -449,6 +456,5 @@ mod tests {
         assert_eq!(found, [vec![CHUNK_BYTES * 2], vec![1, CHUNK_BYTES - 1], vec![1, 5]]);
         let many = chunks((0..100).map(|_| item(1)));
         assert_eq!(many.iter().map(Vec::len).collect::<Vec<_>>(), [32, 32, 32, 4]);
-        assert!(wide(usize::MAX) > 0);
     }
 }

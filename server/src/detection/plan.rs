@@ -55,8 +55,11 @@ pub enum Tier {
 impl Tier {
     /// The highest that a token's scopes give.
     pub fn of(grant: &Grant) -> Option<Self> {
-        let tiers =
-            [(Scope::DetectTokens, Self::Tokens), (Scope::DetectFull, Self::Full), (Scope::DetectPublic, Self::Public)];
+        let tiers = [
+            (Scope::DetectTokens, Self::Tokens),
+            (Scope::DetectFull, Self::Full),
+            (Scope::DetectPublic, Self::Public),
+        ];
         tiers.into_iter().find(|(scope, _)| grant.scopes.contains(scope)).map(|(_, tier)| tier)
     }
 }
@@ -95,7 +98,10 @@ pub struct Plan {
 
 impl fmt::Debug for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Plan").field("tier", &self.tier).field("tests", &self.tests.len()).finish_non_exhaustive()
+        f.debug_struct("Plan")
+            .field("tier", &self.tier)
+            .field("tests", &self.tests.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -158,8 +164,8 @@ pub(crate) fn plan(
     tokenizers: &[Tokenizer],
     defaults: &Defaults,
 ) -> Result<Plan, DetectionError> {
-    let tier = Tier::of(grant)
-        .ok_or(DetectionError::Scope { what: "detection", scope: Scope::DetectPublic })?;
+    let tier =
+        Tier::of(grant).ok_or(DetectionError::Scope { what: "detection", scope: Scope::DetectPublic })?;
     check_tier(look, tier)?;
     let keys = keys(look, grant, snapshot)?;
     let profiles = profiles(look, snapshot, tokenizers, defaults)?;
@@ -333,7 +339,8 @@ fn profiles(
         let profile = snapshot.profiles.find(text).map_err(|_| DetectionError::UnknownProfile(shown()))?;
         let tokenizer = profile.tokenizer();
         let place = tokenizers.iter().position(|known| known.vocabulary.digest() == tokenizer);
-        let place = place.ok_or_else(|| DetectionError::TokenizerNotLoaded { profile: shown(), tokenizer })?;
+        let place =
+            place.ok_or_else(|| DetectionError::TokenizerNotLoaded { profile: shown(), tokenizer })?;
         if !profiles.iter().any(|(_, known, _)| known == profile) {
             profiles.push((shown(), *profile, place));
         }

@@ -42,7 +42,9 @@ pub enum PoolError {
 
 /// A place among the jobs; given back when dropped.
 #[derive(Debug)]
-pub struct Ticket(OwnedSemaphorePermit);
+pub struct Ticket {
+    _permit: OwnedSemaphorePermit,
+}
 
 #[derive(Default)]
 struct Queue {
@@ -152,12 +154,15 @@ impl Pool {
 
     fn take(&self, places: &Arc<Semaphore>) -> Result<Ticket, PoolError> {
         let permit = Arc::clone(places).try_acquire_owned();
-        permit.map(Ticket).map_err(|_| PoolError::Busy { retry_after: self.wait() })
+        permit
+            .map(|permit| Ticket { _permit: permit })
+            .map_err(|_| PoolError::Busy { retry_after: self.wait() })
     }
 
     /// Waits until a job of a batch or stream may be handed in.
     pub async fn bulk_job(&self) -> Result<Ticket, PoolError> {
-        Arc::clone(&self.bulk_jobs).acquire_owned().await.map(Ticket).map_err(|_| PoolError::Died)
+        let permit = Arc::clone(&self.bulk_jobs).acquire_owned().await;
+        permit.map(|permit| Ticket { _permit: permit }).map_err(|_| PoolError::Died)
     }
 
     /// When what waits now should be done: whole seconds, 1 to 60.

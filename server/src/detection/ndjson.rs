@@ -82,7 +82,8 @@ impl StreamDetection {
         E: Display,
     {
         let at_once = self.run.service.pool().threads() * 2;
-        let limit = self.run.service.settings().max_text_bytes.saturating_mul(2).saturating_add(LINE_OVERHEAD);
+        let limit =
+            self.run.service.settings().max_text_bytes.saturating_mul(2).saturating_add(LINE_OVERHEAD);
         let state = State {
             body,
             reader: LineReader::new(limit),
@@ -154,7 +155,8 @@ impl<S> State<S> {
         let Self { broken, stream: StreamDetection { run, counted, .. }, .. } = self;
         let outcome = if broken.is_some() { Outcome::Interrupted } else { Outcome::Ok };
         let completed = counted.complete(outcome).await.err();
-        let error = completed.or_else(|| broken.map(|why| DetectionError::Form(format!("the body ended: {why}"))))?;
+        let error =
+            completed.or_else(|| broken.map(|why| DetectionError::Form(format!("the body ended: {why}"))))?;
         let mut last = Vec::new();
         write(&mut last, &StreamLine { line: 0, id: None, result: None, error: Some((run.problem)(&error)) });
         Some(Bytes::from(last))
