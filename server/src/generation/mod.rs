@@ -22,7 +22,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 pub use error::{GenerationError, Obstacle};
-pub use model::{Model, ModelError, Steps, Turn};
+pub use model::{Model, ModelError, NextStep, Steps, Turn};
 pub use order::{Form, Order, Usage};
 pub use run::{Event, Running};
 pub use wire::Answer;

@@ -63,8 +63,11 @@ pub trait Model: fmt::Debug + Send + Sync {
     fn generate(&self, request: Request) -> Result<Box<dyn Steps>, ModelError>;
 }
 
+/// A token that is being computed.
+pub type NextStep<'a> = Pin<Box<dyn Future<Output = Option<Result<Progress, ModelError>>> + Send + 'a>>;
+
 /// A text in the making. Dropped, it is computed no further.
 pub trait Steps: Send {
     /// The next token; `None` after the one that ended the text.
-    fn next(&mut self) -> Pin<Box<dyn Future<Output = Option<Result<Progress, ModelError>>> + Send + '_>>;
+    fn next(&mut self) -> NextStep<'_>;
 }

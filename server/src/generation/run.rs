@@ -92,6 +92,11 @@ impl Running {
         })
     }
 
+    /// What happens next; `None` after the end of all texts.
+    pub async fn next(&mut self) -> Option<Event> {
+        self.events.recv().await
+    }
+
     /// Whether events are wanted, not one answer.
     pub fn streams(&self) -> bool {
         self.stream.is_some()
