@@ -15,7 +15,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use dandyroll_api::detect::{
-    BatchRequest, BatchResponse, BatchResult, DetectRequest, Detection, Look, TextItem,
+    BatchRequest, BatchResponse, BatchResult, BatchText, DetectRequest, Detection, Look, TextItem,
 };
 use dandyroll_api::problem::Problem;
 use dandyroll_detector::{Detector, Verdict};
@@ -233,6 +233,11 @@ impl Detecting {
         if found > most {
             return Err(DetectionError::TooMany { what: "texts", found, most });
         }
+        for text in &texts {
+            if let BatchText::Item(item) = text {
+                check_id(item.id.as_deref())?;
+            }
+        }
         if texts.is_empty() {
             return Err(DetectionError::Value { field: "texts", fault: "give at least one".into() });
         }
@@ -370,6 +375,16 @@ impl Detecting {
             judge_text(&work, &text, Some(encodings), &entropies, hasher, detector)
         };
         pool.run(ticket, judge).await?
+    }
+}
+
+/// Refuses a name that is no name: it is given back with the result.
+fn check_id(id: Option<&str>) -> Result<(), DetectionError> {
+    match id {
+        Some(id) if id.chars().count() > 256 => {
+            Err(DetectionError::Value { field: "id", fault: "it may have 256 characters at most".into() })
+        }
+        _ => Ok(()),
     }
 }
 

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::fmt::Display;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use dandyroll_api::detect::{StreamLine, TextItem};
@@ -18,12 +19,9 @@ use futures_util::{FutureExt, Stream, StreamExt};
 use super::lines::{Line, LineReader};
 use super::plan::Plan;
 use super::pool::Ticket;
-use super::{CHUNK_BYTES, CHUNK_TEXTS, Counted, Detecting, DetectionError, Tally, ToProblem};
+use super::{CHUNK_BYTES, CHUNK_TEXTS, Counted, Detecting, DetectionError, Tally, ToProblem, check_id};
 use crate::audit::{Operation, Outcome};
 use crate::detection::judge::Judged;
-
-/// A line may hold so many bytes beside its text: names, quotes, escapes of half the text.
-const LINE_OVERHEAD: usize = 64 * 1024;
 
 /// A stream that was begun.
 #[derive(Debug)]
@@ -52,6 +50,7 @@ type Answered = (Vec<u8>, Tally);
 struct State<S> {
     body: S,
     reader: LineReader,
+    limit: usize,
     ended: bool,
     /// Why the body ended early.
     broken: Option<String>,
@@ -76,17 +75,19 @@ impl StreamDetection {
     ///
     /// The last line that was read is answered and the operation completed before this ends; if it can't be
     /// completed, a line says so. Dropped before its end, it leaves the operation as interrupted.
-    pub fn answer<S, E>(self, body: S) -> impl Stream<Item = Bytes>
+    ///
+    /// A line has at most `limit` bytes. A body from which nothing comes for `idle`, while something could be
+    /// taken, is given up.
+    pub fn answer<S, E>(self, body: S, limit: usize, idle: Duration) -> impl Stream<Item = Bytes>
     where
         S: Stream<Item = Result<Bytes, E>> + Unpin,
         E: Display,
     {
         let at_once = self.run.service.pool().threads() * 2;
-        let limit =
-            self.run.service.settings().max_text_bytes.saturating_mul(2).saturating_add(LINE_OVERHEAD);
         let state = State {
             body,
             reader: LineReader::new(limit),
+            limit,
             ended: false,
             broken: None,
             waiting: VecDeque::new(),
@@ -94,13 +95,15 @@ impl StreamDetection {
             at_once,
             stream: self,
         };
-        stream::unfold(Some(state), |state| async move {
+        stream::unfold(Some(state), move |state| async move {
             let mut state = state?;
             loop {
                 while state.running.len() < state.at_once
                     && let Some(lines) = state.waiting.pop_front()
                 {
-                    state.running.push_back(state.stream.run.clone().answer(lines).boxed_local());
+                    state
+                        .running
+                        .push_back(state.stream.run.clone().answer(lines, state.limit).boxed_local());
                 }
                 if state.ended && state.running.is_empty() {
                     return state.end().await.map(|last| (last, None));
@@ -113,7 +116,12 @@ impl StreamDetection {
                         state.stream.counted.add(tally);
                         return Some((Bytes::from(lines), Some(state)));
                     }
-                    piece = state.body.next(), if read => state.take(piece),
+                    piece = tokio::time::timeout(idle, state.body.next()), if read => match piece {
+                        Ok(piece) => state.take(piece),
+                        Err(_) => {
+                            state.take::<String>(Some(Err(format!("nothing came for {} s", idle.as_secs()))));
+                        }
+                    },
                 }
             }
         })
@@ -174,19 +182,32 @@ fn write(out: &mut Vec<u8>, line: &StreamLine) {
 fn read(line: Line, limit: usize) -> (u64, Result<TextItem, DetectionError>) {
     let item = match line.bytes {
         None => Err(DetectionError::TooLarge { what: "line", bytes: limit.saturating_add(1), most: limit }),
-        Some(bytes) => serde_json::from_slice::<TextItem>(&bytes).map_err(|error| {
-            // An error can quote what it found: not all of a long line.
-            DetectionError::Form(error.to_string().chars().take(200).collect())
-        }),
+        Some(bytes) => match serde_json::from_slice::<TextItem>(&bytes) {
+            Ok(item) => check_id(item.id.as_deref()).map(|()| item),
+            Err(error) => Err(DetectionError::Form(fault(&error))),
+        },
     };
     (line.number, item)
 }
 
+/// What is wrong with a line's JSON, without quoting its values.
+fn fault(error: &serde_json::Error) -> String {
+    if error.classify() != serde_json::error::Category::Data {
+        return format!("the line is not JSON, at column {}", error.column());
+    }
+    let whole = error.to_string();
+    let message = whole.rsplit_once(" at line ").map_or(whole.as_str(), |(message, _)| message);
+    match message.rsplit_once("expected ") {
+        Some((start, expected)) if start.starts_with("invalid") => format!("expected {expected}"),
+        // The name of a field.
+        _ => message.chars().take(200).collect(),
+    }
+}
+
 impl Run {
     /// Judges lines that share a job; they come back as lines.
-    async fn answer(self, lines: Vec<Line>) -> Answered {
+    async fn answer(self, lines: Vec<Line>, limit: usize) -> Answered {
         let numbers: Vec<u64> = lines.iter().map(|line| line.number).collect();
-        let limit = self.service.settings().max_text_bytes.saturating_mul(2).saturating_add(LINE_OVERHEAD);
         if self.plan.needs_model() {
             let (mut out, mut tally) = (Vec::new(), Tally::default());
             for line in lines {
@@ -240,5 +261,31 @@ impl Run {
             Err(error) => (None, Some((self.problem)(&error))),
         };
         write(out, &StreamLine { line, id, result, error });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn faults_of_a_line_quote_no_text() {
+        for (json, expected) in [
+            ("{\"text\":5}", "expected a string"),
+            ("\"a secret text\"", "expected struct TextItem"),
+            ("{\"text\":\"a\",\"alpha\":1}", "unknown field `alpha`"),
+            ("{}", "missing field `text`"),
+            ("{\"text\":", "not JSON, at column"),
+            ("{\"text\":{\"a secret\":1}}", "expected a string"),
+        ] {
+            let line = Line { number: 3, bytes: Some(json.into()) };
+            let (number, item) = read(line, 10);
+            let error = item.unwrap_err().to_string();
+            assert!(error.contains(expected) && !error.contains("secret"), "{json}: {error}");
+            assert_eq!(number, 3);
+        }
+        let long = format!("{{\"id\":\"{}\",\"text\":\"a\"}}", "x".repeat(257));
+        let line = Line { number: 1, bytes: Some(long.into()) };
+        assert_eq!(read(line, 10).1.unwrap_err().field(), Some("id"));
     }
 }

@@ -167,6 +167,15 @@ pub(crate) fn plan(
     let tier =
         Tier::of(grant).ok_or(DetectionError::Scope { what: "detection", scope: Scope::DetectPublic })?;
     check_tier(look, tier)?;
+    for (what, found, most) in [
+        ("keys", look.keys.as_ref().map_or(0, Vec::len), 64),
+        ("profiles", look.profiles.as_ref().map_or(0, Vec::len), 16),
+        ("modes", look.modes.as_ref().map_or(0, Vec::len), 4),
+    ] {
+        if found > most {
+            return Err(DetectionError::TooMany { what, found, most });
+        }
+    }
     let keys = keys(look, grant, snapshot)?;
     let profiles = profiles(look, snapshot, tokenizers, defaults)?;
     let names = names(snapshot);

@@ -94,6 +94,9 @@ pub enum GenerationError {
     /// Time: the server is stopping.
     #[error("the server is stopping")]
     Draining,
+    /// The caller: it did not take what was generated.
+    #[error("{0}")]
+    NotRead(String),
     /// The operator: the model.
     #[error("the model failed: {0}")]
     Model(String),
@@ -114,6 +117,8 @@ impl From<ModelError> for GenerationError {
             ModelError::Busy { retry_after } => Self::Busy { retry_after },
             ModelError::Draining => Self::Draining,
             ModelError::Request(error) => Self::Request(error),
+            ModelError::TooLarge(fault) => Self::Value { field: "max_tokens", fault },
+            ModelError::NotRead(why) => Self::NotRead(why),
             ModelError::Failed(why) => Self::Model(why),
         }
     }
@@ -134,6 +139,7 @@ impl GenerationError {
             Self::Required(_) => "watermark_required",
             Self::Busy { .. } => "overloaded",
             Self::Draining => "draining",
+            Self::NotRead(_) => "timeout",
             Self::Model(_) => "model_unavailable",
             Self::Audit(_) => "audit_unavailable",
             Self::Random(_) | Self::Died => "internal",
@@ -159,6 +165,7 @@ impl GenerationError {
     pub(crate) fn outcome(&self) -> Outcome {
         match self {
             Self::Model(_) | Self::Audit(_) | Self::Random(_) | Self::Died => Outcome::Failed,
+            Self::NotRead(_) => Outcome::Interrupted,
             _ => Outcome::Refused,
         }
     }

@@ -202,8 +202,7 @@ impl Generating {
             }
             Prompts::Chat(turns) => {
                 let fault = |fault| GenerationError::Value { field: "messages", fault };
-                let text = model.chat(&turns).map_err(fault)?;
-                Ok(vec![model.vocabulary().encode_prompt(&text)?])
+                Ok(vec![model.chat(&turns).map_err(fault)?])
             }
         };
         self.inner.runtime.spawn_blocking(work).await.map_err(|_| GenerationError::Died)?

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dandyroll_generator::{Progress, Request, RequestError};
-use dandyroll_scheme::Sha256Digest;
+use dandyroll_scheme::{Sha256Digest, TokenId};
 use dandyroll_vocab::Vocabulary;
 
 /// Why a model did not generate, or broke off.
@@ -25,6 +25,12 @@ pub enum ModelError {
     /// The caller.
     #[error(transparent)]
     Request(#[from] RequestError),
+    /// The caller: more than the model has room for.
+    #[error("{0}")]
+    TooLarge(String),
+    /// The caller: it did not take what was generated.
+    #[error("{0}")]
+    NotRead(String),
     /// The operator.
     #[error("the model failed: {0}")]
     Failed(String),
@@ -57,7 +63,7 @@ pub trait Model: fmt::Debug + Send + Sync {
     fn has_chat(&self) -> bool;
 
     /// A chat as the prompt for the next answer, or what the template says is wrong with it.
-    fn chat(&self, turns: &[Turn]) -> Result<String, String>;
+    fn chat(&self, turns: &[Turn]) -> Result<Vec<TokenId>, String>;
 
     /// Begins a text. Admission is immediate.
     fn generate(&self, request: Request) -> Result<Box<dyn Steps>, ModelError>;

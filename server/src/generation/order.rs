@@ -89,6 +89,8 @@ struct Common {
     watermark: Option<WatermarkRequest>,
 }
 
+/// The most messages of a chat.
+const MESSAGES: usize = 1024;
 /// The most stop strings, and the bytes that each may have.
 const STOPS: usize = 16;
 const STOP_BYTES: usize = 1024;
@@ -204,8 +206,8 @@ impl Order {
             }
             _ => {}
         }
-        if messages.is_empty() {
-            return Err(value("messages", "give at least one"));
+        if !(1..=MESSAGES).contains(&messages.len()) {
+            return Err(value("messages", format!("give 1 to {MESSAGES}")));
         }
         let max_tokens = match (max_tokens, max_completion_tokens) {
             (Some(old), Some(new)) if old != new => {

@@ -117,11 +117,12 @@ impl Model for Served {
         true
     }
 
-    fn chat(&self, turns: &[Turn]) -> Result<String, String> {
+    fn chat(&self, turns: &[Turn]) -> Result<Vec<TokenId>, String> {
         if turns.iter().any(|turn| turn.content.contains("raise")) {
             return Err("the template says no".into());
         }
-        Ok(turns.iter().map(|turn| format!("# {}: {}\n", turn.role, turn.content)).collect())
+        let text: String = turns.iter().map(|turn| format!("# {}: {}\n", turn.role, turn.content)).collect();
+        self.vocabulary().encode_prompt(&text).map_err(|error| error.to_string())
     }
 
     fn generate(&self, request: Request) -> Result<Box<dyn Steps>, ModelError> {
