@@ -5,6 +5,7 @@
 //! path of a file that holds it: `store.address_file`, `DANDYROLL_STORE_ADDRESS_FILE`.
 
 mod reader;
+mod services;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -14,6 +15,8 @@ use reader::Reader;
 pub use reader::{Faults, Flags, Source, Sources};
 use zeroize::Zeroizing;
 
+use crate::detection::DetectionSettings;
+use crate::generation::GenerationSettings;
 use crate::keys::{Kek, KekError, KekRing};
 use crate::place::{DataFolder, PlaceError};
 use crate::store::{Backend, Store, StoreSettings};
@@ -35,6 +38,10 @@ pub struct Settings {
     pub log: LogSettings,
     /// The model.
     pub model: ModelSettings,
+    /// Bounds and defaults of generation.
+    pub generation: GenerationSettings,
+    /// Bounds and defaults of detection.
+    pub detection: DetectionSettings,
     effective: Vec<reader::Effective>,
 }
 
@@ -207,10 +214,12 @@ impl Settings {
             directory: reader.optional_path("model.directory"),
             onnxruntime: reader.optional_path("model.onnxruntime"),
         };
+        let generation = services::generation(&mut reader);
+        let detection = services::detection(&mut reader, http.body_limit);
         let effective = reader.finish()?;
         // A store that could not be read is a fault, and faults do not come here.
         let store = store.ok_or_else(Faults::default)?;
-        Ok(Self { data_folder, http, store, keys, audit, log, model, effective })
+        Ok(Self { data_folder, http, store, keys, audit, log, model, generation, detection, effective })
     }
 
     /// What is in effect and where it comes from, as TOML, without secrets.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use actix_web::dev::{Server, ServerHandle};
 use actix_web::{App, HttpServer};
+use dandyroll_vocab::{VocabError, Vocabulary};
 use metrics_exporter_prometheus::BuildError;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
@@ -15,7 +16,9 @@ use super::auth::Limits;
 use super::dispatch;
 use super::service::Service;
 use crate::audit::{AuditError, AuditKey, CheckpointFile};
-use crate::config::{KekSettingsError, Settings};
+use crate::config::{KekSettingsError, ModelSettings, Settings};
+use crate::detection::{Detecting, Tokenizer};
+use crate::generation::{Generating, Model};
 use crate::node::{Node, NodeError, Tasks};
 use crate::place::PlaceError;
 use crate::store::{Store, StoreError};
@@ -52,6 +55,15 @@ pub enum StartError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The tokenizer.
+    #[error(transparent)]
+    Vocabulary(#[from] VocabError),
+    /// Threads for detection.
+    #[error("the threads of detection: {0}")]
+    Threads(std::io::Error),
+    /// The settings.
+    #[error("generation.default_ring: {0:?} is no name of a ring")]
+    DefaultRing(String),
     /// The server.
     #[error("the HTTP server: {0}")]
     Server(std::io::Error),
@@ -106,9 +118,16 @@ impl Application {
         let checkpoints = CheckpointFile::open(&settings.audit.checkpoint_file, key)?;
         let keks = Arc::new(settings.keks(&store).await?);
         let node = Node::join(store, keks, checkpoints).await?;
+        let (models, tokenizers) = models(&settings.model)?;
+        let detecting = Detecting::start(node.clone(), tokenizers, settings.detection.clone())
+            .map_err(StartError::Threads)?;
+        let generating = Generating::new(node.clone(), models, settings.generation.clone())
+            .map_err(|_| StartError::DefaultRing(settings.generation.default_alias.clone()))?;
         let http = settings.http.clone();
         let service = Arc::new(Service {
             node: node.clone(),
+            detecting,
+            generating,
             metrics: Metrics::new()?,
             limits: Limits::new(),
             runtime: Handle::current(),
@@ -185,6 +204,15 @@ impl Application {
         served.map_err(StartError::Server)?;
         left.map_err(StartError::Node)
     }
+}
+
+type Models = (Vec<Arc<dyn Model>>, Vec<Tokenizer>);
+
+/// What generates, and what texts can be read with.
+fn models(settings: &ModelSettings) -> Result<Models, StartError> {
+    let Some(directory) = &settings.directory else { return Ok((Vec::new(), Vec::new())) };
+    let vocabulary = Arc::new(Vocabulary::open(directory.join("tokenizer.json"))?);
+    Ok((Vec::new(), vec![Tokenizer { vocabulary, reader: None }]))
 }
 
 async fn drain(service: Arc<Service>, server: ServerHandle, stop: Stopper, notice: Duration) {

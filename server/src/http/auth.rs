@@ -26,6 +26,11 @@ impl Caller {
         &self.info.id
     }
 
+    /// The token, without its secret.
+    pub fn token(&self) -> &TokenInfo {
+        &self.info
+    }
+
     /// What it allows.
     pub fn grant(&self) -> &Grant {
         &self.info.grant

@@ -18,6 +18,7 @@ use super::Service;
 use super::auth::Caller;
 use super::endpoints::{Body, Endpoint, Place};
 use super::error::{ApiError, ErrorCode};
+use crate::Asker;
 use crate::audit::{Completion, Detail, Intent, Outcome, Receipt, Subject};
 use crate::keys::{Alias, Version};
 
@@ -145,6 +146,11 @@ impl Call {
         self.caller
             .as_ref()
             .ok_or_else(|| ApiError::hidden(ErrorCode::Internal, "an open endpoint asked who calls"))
+    }
+
+    /// Who asks, as the services of generation and detection need to know.
+    pub fn asker(&self) -> Result<Asker, ApiError> {
+        Ok(Asker { token: self.caller()?.token().clone(), request: self.id.to_string() })
     }
 
     /// A part of the path.

@@ -8,13 +8,13 @@ use std::future::Future;
 use std::pin::Pin;
 
 use actix_web::HttpResponse;
-use dandyroll_api::{admin as a, audit as au, health as h};
+use dandyroll_api::{admin as a, audit as au, detect as d, health as h, openai as o};
 use serde_json::json;
 use utoipa::ToSchema;
 use utoipa::openapi::{RefOr, Schema};
 
 use super::error::{ApiError, ErrorCode, Shape};
-use super::{Call, HttpSettings, admin, audit, health};
+use super::{Call, HttpSettings, admin, audit, detect, health, openai};
 use crate::tokens::Scope;
 
 /// What a handler gives.
@@ -161,6 +161,16 @@ pub enum Kind {
     Instant,
     /// A key for [idempotent requests](super).
     IdempotencyKey,
+    /// A model's name.
+    Model,
+    /// Keys, profiles or the like, separated by commas.
+    Names,
+    /// Modes of detection, separated by commas.
+    Modes,
+    /// A probability that a test may err with.
+    Alpha,
+    /// Yes or no.
+    Flag,
 }
 
 impl Kind {
@@ -178,6 +188,13 @@ impl Kind {
             Self::Output => "an output's keyed hash: oh_ and 52 characters of a-z and 2-7",
             Self::Instant => "a time as RFC 3339 writes it, such as 2026-11-25T18:00:00Z",
             Self::IdempotencyKey => "1 to 128 visible ASCII characters",
+            Self::Model => "a model's name",
+            Self::Names => "names, separated by commas",
+            Self::Modes => {
+                "auto, model-free, entropy-gated, entropy-weighted: one or more, separated by commas"
+            }
+            Self::Alpha => "a number above 0, up to 0.05",
+            Self::Flag => "true or false",
         }
     }
 
@@ -195,6 +212,16 @@ impl Kind {
             Self::Output => pattern("^oh_[a-z2-7]{52}$"),
             Self::Instant => json!({ "type": "string", "format": "date-time" }),
             Self::IdempotencyKey => pattern("^[!-~]{1,128}$"),
+            Self::Model => json!({ "type": "string", "minLength": 1 }),
+            Self::Names => pattern("^[^,]+(,[^,]+)*$"),
+            Self::Modes => {
+                let mode = "(auto|model-free|entropy-gated|entropy-weighted)";
+                pattern(&format!("^{mode}(,{mode}){{0,3}}$"))
+            }
+            Self::Alpha => {
+                json!({ "type": "number", "exclusiveMinimum": 0, "maximum": 0.05, "default": 1e-5 })
+            }
+            Self::Flag => json!({ "type": "boolean", "default": false }),
         }
     }
 }
@@ -309,6 +336,10 @@ const fn takes<T: ToSchema>() -> Body {
 /// Administration sends little.
 const ADMIN_LIMIT: Limit = Limit::Fixed(64 * 1024);
 
+const GENERATE: Access = Access::Any(&[Scope::Generate]);
+const DETECT: Access = Access::Any(&[Scope::DetectPublic, Scope::DetectFull, Scope::DetectTokens]);
+const BODY: Limit = Limit::Setting(|settings| settings.body_limit);
+
 const READ: Access = Access::Any(&[Scope::KeysRead, Scope::KeysWrite]);
 const WRITE: Access = Access::Any(&[Scope::KeysWrite]);
 const AUDIT: Access = Access::Any(&[Scope::AuditRead]);
@@ -348,6 +379,63 @@ const STEP: Endpoint = Endpoint {
     ],
     ..ADMIN_WRITE
 };
+
+const GENERATION: Endpoint = Endpoint {
+    method: Verb::Post,
+    tag: "generation",
+    access: GENERATE,
+    errors: &[
+        ErrorCode::AliasNotAllowed,
+        ErrorCode::OptOutRefused,
+        ErrorCode::UnknownAlias,
+        ErrorCode::UnknownProfile,
+        ErrorCode::UnknownModel,
+        ErrorCode::NoActiveKey,
+        ErrorCode::TokenizerNotLoaded,
+        ErrorCode::WatermarkRequired,
+        ErrorCode::Overloaded,
+        ErrorCode::ModelUnavailable,
+        ErrorCode::Draining,
+    ],
+    action: Some("generate"),
+    shape: Shape::OpenAi,
+    time: Time::Long,
+    ..ROW
+};
+const DETECTION: Endpoint = Endpoint {
+    method: Verb::Post,
+    tag: "detection",
+    access: DETECT,
+    errors: &[
+        ErrorCode::AliasNotAllowed,
+        ErrorCode::UnknownAlias,
+        ErrorCode::UnknownVersion,
+        ErrorCode::UnknownProfile,
+        ErrorCode::StateRefused,
+        ErrorCode::KeyDestroyed,
+        ErrorCode::NoKeys,
+        ErrorCode::ModeUnavailable,
+        ErrorCode::TokenizerNotLoaded,
+        ErrorCode::TextTooLarge,
+        ErrorCode::InvalidValue,
+        ErrorCode::Overloaded,
+        ErrorCode::ModelUnavailable,
+    ],
+    time: Time::Long,
+    ..ROW
+};
+/// An answer of generation: one document, or events if the request asks for a stream.
+const fn generated<T: ToSchema>() -> Answer {
+    json::<T>(200, "The texts, with what was applied to each.")
+}
+const fn events<T: ToSchema>() -> Answer {
+    Answer {
+        status: 200,
+        content_type: "text/event-stream",
+        schema: Some(Described::of::<T>()),
+        about: "With `stream: true`: each event's data; the last is `[DONE]`, or an error.",
+    }
+}
 
 /// Every endpoint there is.
 pub static ENDPOINTS: &[Endpoint] = &[
@@ -396,6 +484,98 @@ pub static ENDPOINTS: &[Endpoint] = &[
         }],
         handler: |call| Box::pin(health::openapi(call)),
         ..ROW
+    },
+    Endpoint {
+        path: "/v1/completions",
+        id: "create_completion",
+        summary: "Goes on from a prompt, marked as the token's policy and the request say",
+        body: Body::Json { schema: Described::of::<o::CompletionRequest>(), limit: BODY },
+        answers: &[generated::<o::Completion>(), events::<o::Completion>()],
+        handler: |call| Box::pin(openai::completions(call)),
+        ..GENERATION
+    },
+    Endpoint {
+        path: "/v1/chat/completions",
+        id: "create_chat_completion",
+        summary: "Answers a chat, marked as the token's policy and the request say",
+        body: Body::Json { schema: Described::of::<o::ChatRequest>(), limit: BODY },
+        answers: &[generated::<o::ChatCompletion>(), events::<o::ChatChunk>()],
+        handler: |call| Box::pin(openai::chat(call)),
+        ..GENERATION
+    },
+    Endpoint {
+        path: "/v1/models",
+        id: "list_models",
+        tag: "generation",
+        summary: "The models that are loaded",
+        access: GENERATE,
+        answers: &[json::<o::ModelList>(200, "The models.")],
+        shape: Shape::OpenAi,
+        handler: |call| Box::pin(openai::models(call)),
+        ..ROW
+    },
+    Endpoint {
+        path: "/v1/models/{model}",
+        id: "show_model",
+        tag: "generation",
+        summary: "One model that is loaded",
+        access: GENERATE,
+        parameters: &[path("model", Kind::Model, "The model.")],
+        answers: &[json::<o::Model>(200, "The model.")],
+        errors: &[ErrorCode::UnknownModel],
+        shape: Shape::OpenAi,
+        handler: |call| Box::pin(openai::model(call)),
+        ..ROW
+    },
+    Endpoint {
+        path: "/v1/detect",
+        id: "detect",
+        summary: "Looks for marks in one text",
+        body: Body::Json { schema: Described::of::<d::DetectRequest>(), limit: BODY },
+        answers: &[json::<d::Detection>(200, "What was found, as far as the token's scopes let it see.")],
+        action: Some("detect"),
+        handler: |call| Box::pin(detect::one(call)),
+        ..DETECTION
+    },
+    Endpoint {
+        path: "/v1/detect/batch",
+        id: "detect_batch",
+        summary: "Looks for marks in many texts; each succeeds or fails alone",
+        body: Body::Json {
+            schema: Described::of::<d::BatchRequest>(),
+            limit: Limit::Setting(|settings| settings.batch_limit),
+        },
+        answers: &[json::<d::BatchResponse>(200, "What was found in each.")],
+        action: Some("detect.batch"),
+        handler: |call| Box::pin(detect::batch(call)),
+        ..DETECTION
+    },
+    Endpoint {
+        path: "/v1/detect/stream",
+        id: "detect_stream",
+        summary: "Looks for marks in a text a line, as many as one likes; answers line for line, in order",
+        parameters: &[
+            query("keys", Kind::Names, "Whose keys: aliases, alias@version, key ids, or `all`."),
+            query("profiles", Kind::Names, "Which profiles: names or ids."),
+            query("modes", Kind::Modes, "Which positions count."),
+            query("alpha", Kind::Alpha, "The chance of a false detection per text."),
+            query("spans", Kind::Flag, "Also search for the passages that carry a mark."),
+            query("tokens", Kind::Flag, "Also give the colour of every token."),
+            query("include_compromised", Kind::Flag, "Also look for compromised versions."),
+        ],
+        body: Body::Lines {
+            schema: Described::of::<d::TextItem>(),
+            limit: Limit::Setting(|settings| settings.line_limit),
+        },
+        answers: &[Answer {
+            status: 200,
+            content_type: "application/x-ndjson",
+            schema: Some(Described::of::<d::StreamLine>()),
+            about: "One line for each line with something in it; faults of a line are in its own.",
+        }],
+        action: Some("detect.stream"),
+        handler: |call| Box::pin(detect::lines(call)),
+        ..DETECTION
     },
     // Rings.
     Endpoint {

@@ -57,6 +57,11 @@ macro_rules! codes {
                 match self { $(Self::$name => $code,)* }
             }
 
+            /// The code of that name.
+            pub fn named(name: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|code| code.name() == name)
+            }
+
             /// The HTTP status.
             pub fn status(self) -> StatusCode {
                 let number: u16 = match self { $(Self::$name => $status,)* };
@@ -102,13 +107,16 @@ codes! {
     DestroyNotAllowed = 409 "destroy_not_allowed" Administrator "The ring does not allow destruction";
     CalibrationFailed = 409 "calibration_failed" Administrator "The key's false-positive rates are above nominal";
     KeyDestroyed = 409 "key_destroyed" Caller "The key is destroyed";
+    NoKeys = 409 "no_keys" Administrator "There is no key to look for";
     NoActiveKey = 409 "no_active_key" Administrator "The ring has no active key version";
     WrappedKeyRefused = 409 "wrapped_key_refused" Caller "The wrapped key does not open here";
     TokenizerNotLoaded = 409 "tokenizer_not_loaded" Operator "The profile's tokenizer or model is not loaded";
+    ModeUnavailable = 409 "mode_unavailable" Operator "The mode needs what the profile or the loaded model lacks";
     WatermarkRequired = 409 "watermark_required" Administrator "A mark is required and cannot be applied";
     IdempotencyConflict = 409 "idempotency_conflict" Caller "The Idempotency-Key was used with another request";
     Conflict = 409 "conflict" Time "Another change was made at the same moment";
     BodyTooLarge = 413 "body_too_large" Caller "The body is too large";
+    TextTooLarge = 413 "text_too_large" Caller "A text is too large";
     RangeTooLarge = 413 "range_too_large" Caller "The answer would be too large";
     UnsupportedMediaType = 415 "unsupported_media_type" Caller "The body's content type or encoding is not taken";
     UnknownField = 422 "unknown_field" Caller "The body has a field that is not known";

@@ -9,11 +9,13 @@ mod application;
 pub mod audit;
 pub mod auth;
 pub mod call;
+mod detect;
 mod dispatch;
 pub mod docs;
 pub mod endpoints;
 pub mod error;
 pub mod health;
+mod openai;
 pub mod openapi;
 mod service;
 

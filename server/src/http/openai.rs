@@ -8,7 +8,7 @@ use futures_util::StreamExt;
 
 use super::call::{Call, ok};
 use super::error::{ApiError, ErrorCode};
-use crate::generation::{Answer, GenerationError, Generating, Model, Order};
+use crate::generation::{Answer, Generating, GenerationError, Model, Order};
 
 impl From<&GenerationError> for ApiError {
     fn from(error: &GenerationError) -> Self {

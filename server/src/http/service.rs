@@ -12,6 +12,8 @@ use tokio::sync::Semaphore;
 use super::HttpSettings;
 use super::auth::Limits;
 use crate::audit::PublicKey;
+use crate::detection::Detecting;
+use crate::generation::Generating;
 use crate::keys::State;
 use crate::node::Node;
 use crate::telemetry::metrics::{Gauges, Metrics};
@@ -20,6 +22,8 @@ use crate::telemetry::metrics::{Gauges, Metrics};
 pub struct Service {
     pub(super) settings: HttpSettings,
     pub(super) node: Node,
+    pub(super) detecting: Detecting,
+    pub(super) generating: Generating,
     pub(super) metrics: Metrics,
     pub(super) limits: Limits,
     pub(super) runtime: Handle,
@@ -45,6 +49,16 @@ impl Service {
     /// Keys, profiles, tokens, audit.
     pub fn node(&self) -> &Node {
         &self.node
+    }
+
+    /// Texts in, verdicts out.
+    pub fn detecting(&self) -> &Detecting {
+        &self.detecting
+    }
+
+    /// Prompts in, marked texts out.
+    pub fn generating(&self) -> &Generating {
+        &self.generating
     }
 
     /// Where measurements go.

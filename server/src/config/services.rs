@@ -1,0 +1,50 @@
+//! Settings of generation and detection.
+
+use std::num::NonZeroUsize;
+
+use super::reader::Reader;
+use crate::detection::{DetectionSettings, PoolSettings};
+use crate::generation::GenerationSettings;
+use crate::keys::Alias;
+
+/// Reads the settings of generation.
+pub(super) fn generation(reader: &mut Reader) -> GenerationSettings {
+    let standard = GenerationSettings::standard();
+    let name = "a ring's name: 1 to 64 of a-z, 0-9, '-', '_', '.', beginning with a letter or digit";
+    let default_alias: String = reader.parsed("generation.default_ring", &standard.default_alias, name);
+    if default_alias.parse::<Alias>().is_err() {
+        reader.fault("generation.default_ring", &format!("it is {name}"));
+    }
+    GenerationSettings {
+        default_alias,
+        default_profile: reader.parsed(
+            "generation.default_profile",
+            &standard.default_profile,
+            "a profile's name or id",
+        ),
+        max_tokens: reader.count("generation.max_tokens", standard.max_tokens, 1..=1_000_000),
+        max_texts: reader.count("generation.max_texts", standard.max_texts, 1..=256),
+    }
+}
+
+/// Reads the settings of detection. Texts may be as long as a request's body.
+pub(super) fn detection(reader: &mut Reader, max_text_bytes: usize) -> DetectionSettings {
+    let standard = DetectionSettings::standard();
+    let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let threads = NonZeroUsize::new(reader.count("detection.threads", cores, 1..=1024));
+    let queue = reader.count("detection.queue", standard.pool.queue, 1..=1_000_000);
+    let bulk = reader.count("detection.batches_at_once", standard.pool.bulk, 1..=10_000);
+    let profiles: String = reader.parsed(
+        "detection.default_profiles",
+        &standard.default_profiles.join(","),
+        "names or ids, separated by commas",
+    );
+    DetectionSettings {
+        pool: PoolSettings { threads, queue, bulk },
+        default_profiles: profiles.split(',').map(|name| name.trim().to_owned()).collect(),
+        max_text_bytes,
+        max_batch_texts: reader.count("detection.batch_texts", standard.max_batch_texts, 1..=1_000_000),
+        max_hypotheses: reader.count("detection.hypotheses", standard.max_hypotheses, 1..=100_000),
+        max_model_tokens: reader.count("detection.model_tokens", standard.max_model_tokens, 16..=10_000_000),
+    }
+}
