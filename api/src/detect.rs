@@ -61,29 +61,29 @@ pub struct DetectRequest {
     /// The prompt it answered, if it is known. It is never scored; it makes the entropy modes more exact.
     #[serde(default)]
     pub prompt: Option<String>,
-    /// See [`Look::keys`].
+    /// As `keys` of `Look`.
     #[serde(default)]
     #[schema(max_items = 64, min_items = 1)]
     pub keys: Option<Vec<String>>,
-    /// See [`Look::profiles`].
+    /// As `profiles` of `Look`.
     #[serde(default)]
     #[schema(max_items = 16, min_items = 1)]
     pub profiles: Option<Vec<String>>,
-    /// See [`Look::modes`].
+    /// As `modes` of `Look`.
     #[serde(default)]
     #[schema(max_items = 4, min_items = 1)]
     pub modes: Option<Vec<ModeName>>,
-    /// See [`Look::alpha`].
+    /// As `alpha` of `Look`.
     #[serde(default)]
     #[schema(exclusive_minimum = 0.0, maximum = 0.05)]
     pub alpha: Option<f64>,
-    /// See [`Look::spans`].
+    /// As `spans` of `Look`.
     #[serde(default)]
     pub spans: bool,
-    /// See [`Look::tokens`].
+    /// As `tokens` of `Look`.
     #[serde(default)]
     pub tokens: bool,
-    /// See [`Look::include_compromised`].
+    /// As `include_compromised` of `Look`.
     #[serde(default)]
     pub include_compromised: bool,
 }

@@ -260,19 +260,19 @@ pub struct ChatRequest {
     /// The most tokens generated.
     #[serde(default)]
     pub max_completion_tokens: Option<u32>,
-    /// See [`CompletionRequest::temperature`].
+    /// As `temperature` of `CompletionRequest`.
     #[serde(default)]
     #[schema(minimum = 0.0, maximum = 100.0)]
     pub temperature: Option<f64>,
-    /// See [`CompletionRequest::top_p`].
+    /// As `top_p` of `CompletionRequest`.
     #[serde(default)]
     #[schema(exclusive_minimum = 0.0, maximum = 1.0)]
     pub top_p: Option<f64>,
-    /// See [`CompletionRequest::top_k`].
+    /// As `top_k` of `CompletionRequest`.
     #[serde(default)]
     #[schema(minimum = 1)]
     pub top_k: Option<u32>,
-    /// See [`CompletionRequest::repetition_penalty`].
+    /// As `repetition_penalty` of `CompletionRequest`.
     #[serde(default)]
     #[schema(minimum = 0.01, maximum = 100.0)]
     pub repetition_penalty: Option<f64>,
@@ -280,7 +280,7 @@ pub struct ChatRequest {
     #[serde(default)]
     #[schema(minimum = 1)]
     pub n: Option<u32>,
-    /// See [`CompletionRequest::stop`].
+    /// As `stop` of `CompletionRequest`.
     #[serde(default)]
     pub stop: Option<Stop>,
     /// Send events as the text grows.
@@ -289,7 +289,7 @@ pub struct ChatRequest {
     /// How.
     #[serde(default)]
     pub stream_options: Option<StreamOptions>,
-    /// See [`CompletionRequest::seed`].
+    /// As `seed` of `CompletionRequest`.
     #[serde(default)]
     pub seed: Option<i64>,
     /// Give ln p of each token under the unmarked model.

@@ -135,7 +135,10 @@ impl Order {
             None => Prompts::Texts(vec![String::new()]),
             Some(Prompt::Text(text)) => Prompts::Texts(vec![text]),
             Some(Prompt::Texts(texts)) => Prompts::Texts(texts),
-            // An empty array is an array of ids to the reader.
+            // Of what, nobody can tell.
+            Some(Prompt::Ids(ids)) if ids.is_empty() => {
+                return Err(value("prompt", "the array is empty: leave it out for the beginning of a text"));
+            }
             Some(Prompt::Ids(ids)) => Prompts::Ids(vec![ids]),
             Some(Prompt::ManyIds(many)) => Prompts::Ids(many),
         };

@@ -104,11 +104,16 @@ impl Stopper {
 impl Application {
     /// Opens the store, joins its servers, binds the port. Nothing is served before [`Self::run`].
     pub async fn build(settings: &Settings) -> Result<Self, StartError> {
-        // On the heap: the database driver's futures are large.
-        Box::pin(Self::assemble(settings)).await
+        Self::build_with(settings, models(&settings.model)?).await
     }
 
-    async fn assemble(settings: &Settings) -> Result<Self, StartError> {
+    /// The same with models that were loaded elsewhere.
+    pub async fn build_with(settings: &Settings, models: Models) -> Result<Self, StartError> {
+        // On the heap: the database driver's futures are large.
+        Box::pin(Self::assemble(settings, models)).await
+    }
+
+    async fn assemble(settings: &Settings, models: Models) -> Result<Self, StartError> {
         settings.data()?;
         let store = Store::open(&settings.store)
             .await
@@ -118,7 +123,7 @@ impl Application {
         let checkpoints = CheckpointFile::open(&settings.audit.checkpoint_file, key)?;
         let keks = Arc::new(settings.keks(&store).await?);
         let node = Node::join(store, keks, checkpoints).await?;
-        let (models, tokenizers) = models(&settings.model)?;
+        let Models { models, tokenizers } = models;
         let detecting = Detecting::start(node.clone(), tokenizers, settings.detection.clone())
             .map_err(StartError::Threads)?;
         let generating = Generating::new(node.clone(), models, settings.generation.clone())
@@ -206,13 +211,20 @@ impl Application {
     }
 }
 
-type Models = (Vec<Arc<dyn Model>>, Vec<Tokenizer>);
-
 /// What generates, and what texts can be read with.
+#[derive(Clone, Debug, Default)]
+pub struct Models {
+    /// Models, for generation.
+    pub models: Vec<Arc<dyn Model>>,
+    /// Tokenizers, with the model over each that gives entropies, for detection.
+    pub tokenizers: Vec<Tokenizer>,
+}
+
+/// What the settings name.
 fn models(settings: &ModelSettings) -> Result<Models, StartError> {
-    let Some(directory) = &settings.directory else { return Ok((Vec::new(), Vec::new())) };
+    let Some(directory) = &settings.directory else { return Ok(Models::default()) };
     let vocabulary = Arc::new(Vocabulary::open(directory.join("tokenizer.json"))?);
-    Ok((Vec::new(), vec![Tokenizer { vocabulary, reader: None }]))
+    Ok(Models { models: Vec::new(), tokenizers: vec![Tokenizer { vocabulary, reader: None }] })
 }
 
 async fn drain(service: Arc<Service>, server: ServerHandle, stop: Stopper, notice: Duration) {

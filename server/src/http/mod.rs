@@ -19,7 +19,7 @@ mod openai;
 pub mod openapi;
 mod service;
 
-pub use application::{Application, StartError, Stopper};
+pub use application::{Application, Models, StartError, Stopper};
 pub use auth::Caller;
 pub use call::{Call, Done, RequestId};
 pub use error::{ApiError, ErrorCode};

@@ -38,4 +38,5 @@ mod served;
 mod services;
 mod store;
 mod tamper;
+mod texts;
 mod tokens;

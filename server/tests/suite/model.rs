@@ -94,9 +94,9 @@ impl Steps for Channel {
 
 /// The fixture model under its name in requests.
 #[derive(Debug)]
-pub(crate) struct Served(pub(crate) Arc<Fixture>);
+pub(crate) struct FixtureModel(pub(crate) Arc<Fixture>);
 
-impl Model for Served {
+impl Model for FixtureModel {
     fn name(&self) -> &str {
         "fixture"
     }

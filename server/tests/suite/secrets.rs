@@ -9,7 +9,7 @@ use crate::place::{KEK, Place};
 on_both!(a_dump_of_the_database_holds_no_secret);
 
 /// Every column of every row, as bytes.
-async fn dump(place: &Place) -> Vec<u8> {
+pub(crate) async fn dump(place: &Place) -> Vec<u8> {
     let mut all = Vec::new();
     if place.is_sqlite() {
         for file in std::fs::read_dir(place.folder.path()).unwrap() {
@@ -39,7 +39,7 @@ async fn dump(place: &Place) -> Vec<u8> {
     all
 }
 
-fn contains(haystack: &[u8], needle: &[u8]) -> bool {
+pub(crate) fn contains(haystack: &[u8], needle: &[u8]) -> bool {
     haystack.windows(needle.len()).any(|window| window == needle)
 }
 

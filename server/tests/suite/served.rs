@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dandyroll_server::config::{Settings, Sources};
-use dandyroll_server::http::{Application, Service, StartError, Stopper};
+use dandyroll_server::http::{Application, Models, Service, StartError, Stopper};
 use dandyroll_server::tokens::{Grant, Policy, Scope};
 use serde_json::Value;
 use tokio::task::JoinHandle;
@@ -91,7 +91,17 @@ impl Served {
     }
 
     pub(crate) async fn start_with(place: &Place, name: &str, more: &[(&'static str, &str)]) -> Self {
-        let application = Application::build(&settings(place, name, more)).await.unwrap();
+        Self::start_models(place, name, more, Models::default()).await
+    }
+
+    /// With models.
+    pub(crate) async fn start_models(
+        place: &Place,
+        name: &str,
+        more: &[(&'static str, &str)],
+        models: Models,
+    ) -> Self {
+        let application = Application::build_with(&settings(place, name, more), models).await.unwrap();
         let (port, service, stopper) =
             (application.port(), Arc::clone(application.service()), application.stopper());
         let running = tokio::spawn(application.run());
