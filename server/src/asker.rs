@@ -1,6 +1,11 @@
 //! Who asks a service for something, as far as services need to know.
 
+use std::time::Duration;
+
 use crate::tokens::{Grant, TokenInfo};
+
+/// So long a result waits for its end to be written to the audit; then it is not handed out.
+pub(crate) const AUDIT_WAIT: Duration = Duration::from_secs(5);
 
 /// A caller that was let in, and the name of its request.
 #[derive(Clone, Debug)]

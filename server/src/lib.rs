@@ -35,5 +35,6 @@ pub mod timestamp;
 pub mod tokens;
 pub mod tool;
 
+pub(crate) use asker::AUDIT_WAIT;
 pub use asker::Asker;
 pub use timestamp::Timestamp;

@@ -345,7 +345,11 @@ impl Operation {
 
     /// [`Self::complete`] for a caller who can be told that the result is not handed out: it waits for `wait` at
     /// most. The end is written all the same, as soon as the store takes it.
-    pub async fn complete_within(self, completion: Completion, wait: Duration) -> Result<Receipt, AuditError> {
+    pub async fn complete_within(
+        self,
+        completion: Completion,
+        wait: Duration,
+    ) -> Result<Receipt, AuditError> {
         tokio::time::timeout(wait, self.complete(completion)).await.unwrap_or(Err(AuditError::Late(wait)))
     }
 

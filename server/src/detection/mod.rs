@@ -29,9 +29,9 @@ pub use ndjson::StreamDetection;
 pub use plan::{Entropies, Plan, Reader, Tier, Tokenizer};
 pub use pool::{Pool, PoolError, PoolSettings, Ticket};
 
-use crate::Asker;
 use crate::audit::{Completion, Detail, DetailValue, Intent, Operation, Outcome, Subject};
 use crate::node::Node;
+use crate::{AUDIT_WAIT, Asker};
 use judge::{GroupEntropies, Judged, encode, judge_text};
 use plan::{Defaults, plan};
 
@@ -217,7 +217,7 @@ impl Detecting {
             },
             Err(error) => failed(error),
         };
-        let receipt = operation.complete(completion).await?;
+        let receipt = operation.complete_within(completion, AUDIT_WAIT).await?;
         judged.map(|judged| Detection { receipt: Some(receipt.to_string()), ..judged.answer })
     }
 
@@ -259,7 +259,7 @@ impl Detecting {
             BatchResult { index, id, result, error }
         });
         let results: Vec<BatchResult> = results.collect();
-        let receipt = operation.complete(tally.completion(Outcome::Ok)).await?;
+        let receipt = operation.complete_within(tally.completion(Outcome::Ok), AUDIT_WAIT).await?;
         Ok(BatchResponse { results, receipt: receipt.to_string() })
     }
 
@@ -441,7 +441,7 @@ impl Counted {
 
     pub(crate) async fn complete(mut self, outcome: Outcome) -> Result<(), DetectionError> {
         if let Some(operation) = self.operation.take() {
-            operation.complete(self.tally.completion(outcome)).await?;
+            operation.complete_within(self.tally.completion(outcome), AUDIT_WAIT).await?;
         }
         Ok(())
     }

@@ -30,7 +30,7 @@ pub use wire::Answer;
 use crate::audit::{Completion, Detail, DetailValue, Intent, Operation, Subject};
 use crate::keys::{Alias, BadAlias};
 use crate::node::Node;
-use crate::{Asker, Timestamp};
+use crate::{AUDIT_WAIT, Asker, Timestamp};
 use marking::{Defaults, Mark, Marking, Target, decide};
 use order::Prompts;
 use run::Text;
@@ -135,7 +135,7 @@ impl Generating {
             Ok(marking) => marking,
             Err(error) if error.is_refusal() => {
                 let intent = intent(asker, &model, None, "", max_tokens);
-                node.audit().begin(&intent).await?.complete(failed(&error)).await?;
+                node.audit().begin(&intent).await?.complete_within(failed(&error), AUDIT_WAIT).await?;
                 return Err(error);
             }
             Err(error) => return Err(error),
@@ -248,7 +248,10 @@ fn failed(error: &GenerationError) -> Completion {
 }
 
 async fn end_all(operations: Vec<Operation>, error: &GenerationError) -> Result<(), GenerationError> {
-    try_join_all(operations.into_iter().map(|operation| operation.complete(failed(error)))).await?;
+    try_join_all(
+        operations.into_iter().map(|operation| operation.complete_within(failed(error), AUDIT_WAIT)),
+    )
+    .await?;
     Ok(())
 }
 

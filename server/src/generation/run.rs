@@ -14,6 +14,7 @@ use super::marking::Mark;
 use super::model::{Model, Steps};
 use super::order::{Form, Usage};
 use super::{Decided, count};
+use crate::AUDIT_WAIT;
 use crate::audit::{Completion, Detail, Operation, Outcome, OutputHash};
 use crate::node::Node;
 
@@ -208,13 +209,12 @@ impl Text {
         Event::Token { text: self.place, piece, token: step.token, logprob: step.logprob, spelled }
     }
 
-    /// Ends the operation as failed. If even that can't be written, the caller hears of the first failure all the
-    /// same, and recovery ends the operation.
+    /// Ends the operation as failed.
     async fn fail(mut self, error: GenerationError, events: &mpsc::Sender<Event>) {
         if let Some(operation) = self.counted.operation.take() {
             let mut completion = self.counted.completion(error.outcome());
             completion.detail.insert("code", error.code().into());
-            drop(operation.complete(completion).await);
+            operation.leave(&completion);
         }
         drop(events.send(Event::Failed(error)).await);
     }
@@ -243,7 +243,7 @@ impl Text {
         completion.detail.insert("scorable_pairs", count(pairs));
         completion.detail.insert("finish", finish.into());
         let operation = self.counted.operation.take().ok_or(GenerationError::Died)?;
-        let receipt = operation.complete(completion).await?;
+        let receipt = operation.complete_within(completion, AUDIT_WAIT).await?;
         let watermark = self.watermark(pairs, receipt.to_string());
         Ok(Event::Ended { text: self.place, finish, watermark })
     }

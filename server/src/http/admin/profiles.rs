@@ -8,7 +8,7 @@ use super::super::call::{Call, Done, created, ok, page};
 use super::super::error::{ApiError, ErrorCode};
 use crate::audit::{Detail, Subject};
 use crate::keys::Alias;
-use crate::profiles::{self, ProfileError, ProfileTable};
+use crate::profiles::{self, ProfileTable};
 
 fn shown(profile: &Profile, table: &ProfileTable) -> Result<wire::Profile, ApiError> {
     let id = profile.id();
@@ -44,7 +44,7 @@ pub(in super::super) async fn create(mut call: Call) -> Result<HttpResponse, Api
     call.caller()?.allows_all()?;
     let text =
         serde_json::to_string(&profile).map_err(|error| ApiError::hidden(ErrorCode::Internal, error))?;
-    let profile = profiles::parse(text.as_bytes()).map_err(ProfileError::from)?;
+    let profile = profiles::parse(&text)?;
     let name: Option<Alias> = match name {
         None => None,
         Some(text) => Some(text.parse().map_err(|error: crate::keys::BadAlias| {
