@@ -12,7 +12,7 @@ use dandyroll_vocab::Vocabulary;
 
 use super::model::{Model, ModelError, NextStep, Steps, Turn};
 use crate::detection::{DetectionError, Entropies, Reader, Tokenizer};
-use crate::engine::{EngineError, Stream};
+use crate::engine::{EngineError, EngineState, Stream};
 use crate::models::LoadedModel;
 
 /// A loaded model, to generate and to read with.
@@ -107,6 +107,13 @@ impl Model for Served {
         };
         let messages: Vec<ChatMessage> = turns.iter().map(message).collect();
         self.0.chat_prompt(&messages, SystemTime::now()).map_err(|error| error.to_string())
+    }
+
+    fn failure(&self) -> Option<String> {
+        match self.0.engine.health().state {
+            EngineState::Dead { reason } => Some(reason),
+            _ => None,
+        }
     }
 
     fn generate(&self, request: Request) -> Result<Box<dyn Steps>, ModelError> {

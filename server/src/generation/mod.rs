@@ -5,6 +5,7 @@
 //! leaves ends its texts at the next token.
 
 mod error;
+mod loaded;
 mod marking;
 mod model;
 mod order;
@@ -22,6 +23,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 pub use error::{GenerationError, Obstacle};
+pub use loaded::Served;
 pub use model::{Model, ModelError, NextStep, Steps, Turn};
 pub use order::{Form, Order, Usage};
 pub use run::{Event, Running};

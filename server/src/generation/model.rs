@@ -65,6 +65,9 @@ pub trait Model: fmt::Debug + Send + Sync {
     /// A chat as the prompt for the next answer, or what the template says is wrong with it.
     fn chat(&self, turns: &[Turn]) -> Result<Vec<TokenId>, String>;
 
+    /// Why it generates nothing any more, if so.
+    fn failure(&self) -> Option<String>;
+
     /// Begins a text. Admission is immediate.
     fn generate(&self, request: Request) -> Result<Box<dyn Steps>, ModelError>;
 }

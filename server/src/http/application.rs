@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use actix_web::dev::{Server, ServerHandle};
 use actix_web::{App, HttpServer};
-use dandyroll_vocab::{VocabError, Vocabulary};
+use dandyroll_generator::onnx::Options;
 use metrics_exporter_prometheus::BuildError;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
@@ -18,7 +18,9 @@ use super::service::Service;
 use crate::audit::{AuditError, AuditKey, CheckpointFile};
 use crate::config::{KekSettingsError, ModelSettings, Settings};
 use crate::detection::{Detecting, Tokenizer};
-use crate::generation::{Generating, Model};
+use crate::engine::EngineLimits;
+use crate::generation::{Generating, Model, Served};
+use crate::models::{LoadedModel, ModelError};
 use crate::node::{Node, NodeError, Tasks};
 use crate::place::PlaceError;
 use crate::store::{Store, StoreError};
@@ -55,9 +57,12 @@ pub enum StartError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// The tokenizer.
+    /// The model.
     #[error(transparent)]
-    Vocabulary(#[from] VocabError),
+    Model(#[from] ModelError),
+    /// Us.
+    #[error("the loading of the model ended unexpectedly")]
+    Loading,
     /// Threads for detection.
     #[error("the threads of detection: {0}")]
     Threads(std::io::Error),
@@ -104,7 +109,10 @@ impl Stopper {
 impl Application {
     /// Opens the store, joins its servers, binds the port. Nothing is served before [`Self::run`].
     pub async fn build(settings: &Settings) -> Result<Self, StartError> {
-        Self::build_with(settings, models(&settings.model)?).await
+        let (model, threads) = (settings.model.clone(), Handle::current());
+        // A large model takes seconds to read.
+        let loaded = threads.spawn_blocking(move || models(&model)).await.map_err(|_| StartError::Loading)?;
+        Self::build_with(settings, loaded?).await
     }
 
     /// The same with models that were loaded elsewhere.
@@ -223,8 +231,9 @@ pub struct Models {
 /// What the settings name.
 fn models(settings: &ModelSettings) -> Result<Models, StartError> {
     let Some(directory) = &settings.directory else { return Ok(Models::default()) };
-    let vocabulary = Arc::new(Vocabulary::open(directory.join("tokenizer.json"))?);
-    Ok(Models { models: Vec::new(), tokenizers: vec![Tokenizer { vocabulary, reader: None }] })
+    let options = Options { runtime: settings.onnxruntime.clone(), ..Options::new() };
+    let model = Served::new(Arc::new(LoadedModel::load(None, directory, &options, EngineLimits::new())?));
+    Ok(Models { tokenizers: vec![model.tokenizer()], models: vec![Arc::new(model)] })
 }
 
 async fn drain(service: Arc<Service>, server: ServerHandle, stop: Stopper, notice: Duration) {

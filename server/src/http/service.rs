@@ -93,10 +93,14 @@ impl Service {
             let what = format!("{} key versions do not open", node.broken_keys.len());
             reason("keys", &what);
         }
+        let dead = self.generating.models().iter().any(|model| model.failure().is_some());
+        if dead {
+            reason("model", "the model has failed: the server must be started again");
+        }
         if self.is_draining() {
             reason("draining", "the server is stopping");
         }
-        (node.is_ready() && !self.is_draining(), reasons)
+        (node.is_ready() && !dead && !self.is_draining(), reasons)
     }
 
     /// What is read at the moment of scraping.

@@ -98,7 +98,7 @@ pub(crate) struct FixtureModel(pub(crate) Arc<Fixture>);
 
 impl Model for FixtureModel {
     fn name(&self) -> &str {
-        "fixture"
+        "model"
     }
 
     fn vocabulary(&self) -> &Arc<Vocabulary> {
@@ -123,6 +123,10 @@ impl Model for FixtureModel {
         }
         let text: String = turns.iter().map(|turn| format!("# {}: {}\n", turn.role, turn.content)).collect();
         self.vocabulary().encode_prompt(&text).map_err(|error| error.to_string())
+    }
+
+    fn failure(&self) -> Option<String> {
+        None
     }
 
     fn generate(&self, request: Request) -> Result<Box<dyn Steps>, ModelError> {

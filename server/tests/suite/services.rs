@@ -99,7 +99,7 @@ fn reader() -> Asker {
 const PROMPT: &str = "import os\n\n\ndef read_lines(path):\n    \"\"\"Return the lines of a file.\"\"\"\n";
 
 fn request(seed: i64, tokens: u32) -> CompletionRequest {
-    let json = serde_json::json!({"model": "fixture", "prompt": PROMPT, "max_tokens": tokens, "seed": seed});
+    let json = serde_json::json!({"model": "model", "prompt": PROMPT, "max_tokens": tokens, "seed": seed});
     serde_json::from_value(json).unwrap()
 }
 
@@ -379,7 +379,7 @@ async fn a_stream_is_the_same_text(place: Place) {
         assert_eq!((own.biased, own.scorable_pairs), (other.biased, other.scorable_pairs));
     }
 
-    let chat = serde_json::json!({"model": "fixture", "messages": [{"role": "user", "content": "write"}],
+    let chat = serde_json::json!({"model": "model", "messages": [{"role": "user", "content": "write"}],
         "max_tokens": 12, "seed": 1, "stream": true});
     let order = Order::chat(serde_json::from_value(chat).unwrap(), world.generating.settings()).unwrap();
     let mut all = events(world.generating.start(&writer(), order).await.unwrap()).await;

@@ -54,13 +54,24 @@ fn log() -> &'static Arc<Mutex<Vec<u8>>> {
 }
 
 async fn start(place: &Place, more: &[(&'static str, &str)]) -> Served {
-    log();
     let fixture = Fixture::get();
     let models = Models {
         models: vec![Arc::new(FixtureModel(Arc::clone(&fixture)))],
         tokenizers: vec![fixture.tokenizer()],
     };
-    let server = Served::start_models(place, "a", more, models).await;
+    prepared(Served::start_models(place, "a", more, models).await).await
+}
+
+/// With the model as the settings name it, and its engine.
+async fn start_engine(place: &Place) -> Served {
+    let folder = crate::served::root().join("fixtures/model").display().to_string();
+    prepared(Served::start_with(place, "a", &[("model.directory", &folder)]).await).await
+}
+
+/// Gives it a ring and the built-in profiles.
+async fn prepared(server: Served) -> Served {
+    log();
+    let fixture = Fixture::get();
     let node = server.service.node();
     let alias = || "default".parse().unwrap();
     let new = NewRing { alias: alias(), allow_export: true, allow_destroy: true, rotate_every: None };
@@ -83,7 +94,7 @@ const PROMPT: &str =
     "class Reader:\n    \"\"\"Reads a file line by line.\"\"\"\n\n    def __init__(self, path):\n";
 
 fn prompt(seed: u64, tokens: u32) -> Value {
-    json!({ "model": "fixture", "prompt": PROMPT, "max_tokens": tokens, "seed": seed })
+    json!({ "model": "model", "prompt": PROMPT, "max_tokens": tokens, "seed": seed })
 }
 
 /// A marked text that the model did not end before its time: its seed, itself, its watermark.
@@ -99,13 +110,10 @@ async fn long(server: &Served) -> (u64, String, Value) {
 }
 
 async fn text_from_the_service_is_detected_by_the_service(place: Place) {
-    let server = start(&place, &[]).await;
+    let server = start_engine(&place).await;
     let models = server.get("/v1/models").await.good();
-    assert_eq!(
-        (models["data"][0]["id"].as_str(), &models["data"][0]["chat"]),
-        (Some("fixture"), &json!(true))
-    );
-    assert_eq!(server.get("/v1/models/fixture").await.good(), models["data"][0]);
+    assert_eq!((models["data"][0]["id"].as_str(), &models["data"][0]["chat"]), (Some("model"), &json!(true)));
+    assert_eq!(server.get("/v1/models/model").await.good(), models["data"][0]);
 
     let (_, old, mark) = long(&server).await;
     assert_eq!(
@@ -137,7 +145,7 @@ async fn text_from_the_service_is_detected_by_the_service(place: Place) {
         // One text, one hash: who finds a text finds the operation that made it.
         assert_eq!(detected[1]["output"], rows[1]["output"]);
     }
-    let chat = json!({ "model": "fixture", "messages": [
+    let chat = json!({ "model": "model", "messages": [
         { "role": "system", "content": "You write code." },
         { "role": "user", "content": [{ "type": "text", "text": "A class, please." }] },
     ], "max_completion_tokens": 20, "temperature": 0.7, "n": 2, "logprobs": true });
@@ -264,7 +272,7 @@ async fn last_end(server: &Served) -> Value {
 }
 
 async fn a_client_that_leaves_stops_its_text(place: Place) {
-    let server = start(&place, &[]).await;
+    let server = start_engine(&place).await;
     let (seed, ..) = long(&server).await;
     for stream in [true, false] {
         let mut body = prompt(seed, 900);
@@ -321,7 +329,7 @@ async fn a_full_queue_is_told_when_to_come_back(place: Place) {
 }
 
 async fn tiers_over_http(place: Place) {
-    let server = start(&place, &[]).await;
+    let server = start_engine(&place).await;
     let (_, text, _) = long(&server).await;
     let public = server.token(&grant(&[Scope::DetectPublic])).await;
     let seen = server.post_as(&public, "/v1/detect", json!({ "text": text })).await.good();
@@ -419,7 +427,7 @@ async fn lines_over_http(place: Place) {
 }
 
 async fn no_text_is_kept(place: Place) {
-    let server = start(&place, &[]).await;
+    let server = start_engine(&place).await;
     let (seed, text, _) = long(&server).await;
     let mut streamed = prompt(seed, 200);
     streamed["stream"] = json!(true);
