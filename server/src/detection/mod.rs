@@ -22,6 +22,7 @@ use dandyroll_detector::{Detector, Verdict};
 use dandyroll_scheme::TokenId;
 use futures_util::StreamExt;
 use futures_util::stream;
+use tokio::sync::Semaphore;
 
 pub use error::DetectionError;
 pub use lines::{Line, LineReader};
@@ -73,6 +74,8 @@ pub type ToProblem = Arc<dyn Fn(&DetectionError) -> Problem + Send + Sync>;
 const CHUNK_TEXTS: usize = 32;
 /// Their bytes.
 const CHUNK_BYTES: usize = 128 * 1024;
+/// Texts of batches and streams that the model reads or has waiting at a time.
+const MODEL_TURNS: usize = 4;
 
 struct Inner {
     node: Node,
@@ -80,6 +83,9 @@ struct Inner {
     tokenizers: Vec<Tokenizer>,
     settings: DetectionSettings,
     defaults: Defaults,
+    /// Texts of batches and streams that wait for the model: fewer than it lets wait, so that these are not
+    /// refused for each other's sake.
+    turns: Semaphore,
 }
 
 /// The detection service. Clones are the same service.
@@ -150,7 +156,16 @@ impl Detecting {
         let pool = Pool::start(settings.pool)?;
         let defaults =
             Defaults { profiles: settings.default_profiles.clone(), most_tests: settings.max_hypotheses };
-        Ok(Self { inner: Arc::new(Inner { node, pool, tokenizers, settings, defaults }) })
+        Ok(Self {
+            inner: Arc::new(Inner {
+                node,
+                pool,
+                tokenizers,
+                settings,
+                defaults,
+                turns: Semaphore::new(MODEL_TURNS),
+            }),
+        })
     }
 
     /// The bounds.
@@ -334,6 +349,10 @@ impl Detecting {
         self.check("text", &text)?;
         self.check("prompt", prompt.as_deref().unwrap_or_default())?;
         let Inner { pool, node, settings, .. } = &*self.inner;
+        let _turn = match &ticket {
+            None if plan.needs_model() => Some(self.inner.turns.acquire().await),
+            _ => None,
+        };
         let ticket = match ticket {
             Some(ticket) => ticket,
             None => pool.bulk_job().await?,
