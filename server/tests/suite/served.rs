@@ -91,7 +91,8 @@ impl Served {
     }
 
     pub(crate) async fn start_with(place: &Place, name: &str, more: &[(&'static str, &str)]) -> Self {
-        Self::start_models(place, name, more, Models::default()).await
+        let application = Application::build(&settings(place, name, more)).await.unwrap();
+        Self::run(application).await
     }
 
     /// With models.
@@ -102,6 +103,10 @@ impl Served {
         models: Models,
     ) -> Self {
         let application = Application::build_with(&settings(place, name, more), models).await.unwrap();
+        Self::run(application).await
+    }
+
+    async fn run(application: Application) -> Self {
         let (port, service, stopper) =
             (application.port(), Arc::clone(application.service()), application.stopper());
         let running = tokio::spawn(application.run());
