@@ -344,6 +344,7 @@ pub struct ProfileCreate {
     #[schema(pattern = "^[a-z0-9][a-z0-9._-]{0,63}$", max_length = 64)]
     pub name: Option<String>,
     /// The profile.
+    #[serde(deserialize_with = "crate::object")]
     pub profile: ProfileSpec,
 }
 
@@ -458,7 +459,7 @@ pub struct TokenCreate {
     #[schema(default = "default_on")]
     pub policy: Policy,
     /// How often it may call; null: as often as it likes.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::object_or_null")]
     pub rate_limit: Option<RateLimit>,
     /// For how long, in seconds, up to ten years; null: until it is revoked.
     #[serde(default)]

@@ -3,9 +3,54 @@
 //! Requests refuse fields they do not know. Every type also describes itself for OpenAPI; the limits in those
 //! descriptions are the ones that the server enforces.
 
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+
 pub mod admin;
 pub mod audit;
 pub mod detect;
 pub mod health;
 pub mod openai;
 pub mod problem;
+
+/// A JSON object. serde also reads a struct from a list of its fields in their order; requests must not be read so,
+/// for then adding a field would change what a request means.
+#[derive(Clone, Copy, Debug)]
+pub struct Object<T>(pub T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+        object(input).map(Self)
+    }
+}
+
+/// Reads a struct from a JSON object and from nothing else: for `#[serde(deserialize_with)]` on fields.
+pub fn object<'de, T: Deserialize<'de>, D: Deserializer<'de>>(input: D) -> Result<T, D::Error> {
+    struct Fields<T>(PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for Fields<T> {
+        type Value = T;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+            T::deserialize(MapAccessDeserializer::new(map))
+        }
+    }
+
+    input.deserialize_map(Fields(PhantomData))
+}
+
+/// [`object`] for a field that may be null.
+pub fn object_or_null<'de, T, D>(input: D) -> Result<Option<T>, D::Error>
+where
+    T: Deserialize<'de>,
+    D: Deserializer<'de>,
+{
+    Ok(Option::<Object<T>>::deserialize(input)?.map(|object| object.0))
+}
