@@ -14,6 +14,7 @@
 //! - [`models`] are loaded from folders, each with an [`engine`] whose one thread owns it.
 //! - [`node`] is one running server among others: heartbeat, re-reading, acknowledging, sealing; [`tool`] is what
 //!   acts beside them.
+//! - [`first`] fills an empty store.
 
 mod asker;
 pub mod audit;
@@ -21,6 +22,7 @@ mod codec;
 pub mod config;
 pub mod detection;
 pub mod engine;
+pub mod first;
 pub mod generation;
 pub mod http;
 pub mod idempotency;

@@ -1,8 +1,8 @@
 //! Settings: defaults < a TOML file < environment < flags; read once, all faults reported together.
 //!
 //! A setting has one dotted name, such as `http.body_timeout_ms`. In the TOML file it is a key in a table; in the
-//! environment it is `DANDYROLL_HTTP_BODY_TIMEOUT_MS`. A secret, such as `store.address`, may also be given as the
-//! path of a file that holds it: `store.address_file`, `DANDYROLL_STORE_ADDRESS_FILE`.
+//! environment it is `DANDYROLL_HTTP_BODY_TIMEOUT_MS`. A secret, such as `database.url`, may also be given as the
+//! path of a file that holds it: `database.url_file`, `DANDYROLL_DATABASE_URL_FILE`.
 
 mod reader;
 mod services;
@@ -25,7 +25,7 @@ use crate::store::{Backend, Store, StoreSettings};
 #[derive(Debug)]
 pub struct Settings {
     /// Where files are kept that are not named otherwise.
-    pub data_folder: PathBuf,
+    pub data_dir: PathBuf,
     /// Ports, limits, times.
     pub http: HttpSettings,
     /// The database.
@@ -72,6 +72,8 @@ pub struct HttpSettings {
     pub batch_limit: usize,
     /// The largest line of a stream, in bytes.
     pub line_limit: usize,
+    /// The largest export of evidence, in bytes: it is made whole before it is sent.
+    pub evidence_limit: usize,
 }
 
 /// Where the key-encryption keys come from.
@@ -81,7 +83,7 @@ pub struct KeySettings {
     /// The file with the key in use.
     pub kek_file: Option<PathBuf>,
     /// Files with earlier keys, and keys for exchange with other services.
-    pub other_kek_files: Vec<PathBuf>,
+    pub earlier_kek_files: Vec<PathBuf>,
 }
 
 impl std::fmt::Debug for KeySettings {
@@ -152,6 +154,11 @@ impl HttpSettings {
             body_limit: reader.count("http.body_limit_bytes", 1024 * 1024, 1024..=1024 * 1024 * 1024),
             batch_limit: reader.count("http.batch_limit_bytes", 32 * 1024 * 1024, 1024..=1024 * 1024 * 1024),
             line_limit: reader.count("http.line_limit_bytes", 1024 * 1024, 1024..=1024 * 1024 * 1024),
+            evidence_limit: reader.count(
+                "http.evidence_limit_bytes",
+                64 * 1024 * 1024,
+                1024..=1024 * 1024 * 1024,
+            ),
         }
     }
 }
@@ -160,39 +167,39 @@ impl Settings {
     /// Reads everything; the error names every fault.
     pub fn read(sources: Sources) -> Result<Self, Faults> {
         let mut reader = Reader::new(sources);
-        let data_folder: PathBuf = reader.path("data_folder", Path::new("dandyroll-data"));
+        let data_dir: PathBuf = reader.path("data_dir", Path::new(DataFolder::DEFAULT));
         let http = HttpSettings::read(&mut reader);
-        let address = reader.secret("store.address");
+        let address = reader.secret("database.url");
         let read = match &address {
             Some(address) => StoreSettings::parse(address),
-            None => StoreSettings::sqlite(&data_folder.join("dandyroll.db")),
+            None => StoreSettings::sqlite(&data_dir.join("dandyroll.db")),
         };
         let mut store = match read {
             Ok(store) => Some(store),
             Err(error) => {
-                reader.fault("store.address", &error.to_string());
+                reader.fault("database.url", &error.to_string());
                 None
             }
         };
-        let connections = reader.count("store.connections", 10, 1..=1_000);
-        let acquire = reader.millis("store.acquire_timeout_ms", 3_000, 100..=600_000);
-        let statement = reader.millis("store.statement_timeout_ms", 10_000, 100..=3_600_000);
+        let connections = reader.count("database.connections", 10, 1..=1_000);
+        let acquire = reader.millis("database.acquire_timeout_ms", 3_000, 100..=600_000);
+        let statement = reader.millis("database.statement_timeout_ms", 10_000, 100..=3_600_000);
         if let Some(store) = &mut store {
             store.connections = u32::try_from(connections).unwrap_or(10);
             store.acquire_timeout = acquire;
             store.statement_timeout = statement;
         }
         let keys = KeySettings {
-            kek: reader.secret("keys.kek"),
-            kek_file: reader.optional_path("keys.kek_file"),
-            other_kek_files: reader.paths("keys.other_kek_files"),
+            kek: reader.secret("kek"),
+            kek_file: reader.optional_path("kek_file"),
+            earlier_kek_files: reader.paths("earlier_kek_files"),
         };
         if keys.kek.is_some() && keys.kek_file.is_some() {
-            reader.fault("keys.kek", "the key is given both itself and as a file");
+            reader.fault("kek", "the key is given both itself and as a file");
         }
         let audit = AuditSettings {
-            key_file: reader.path("audit.key_file", &data_folder.join("audit.key")),
-            checkpoint_file: reader.path("audit.checkpoint_file", &data_folder.join("audit.checkpoints")),
+            key_file: reader.path("audit.key_file", &data_dir.join("audit.key")),
+            checkpoint_file: reader.path("audit.checkpoint_file", &data_dir.join("audit.checkpoints")),
         };
         let format: String = reader.parsed("log.format", "text", "text or json");
         let filter: String = reader.parsed("log.filter", "info", "a filter");
@@ -219,7 +226,7 @@ impl Settings {
         let effective = reader.finish()?;
         // A store that could not be read is a fault, and faults do not come here.
         let store = store.ok_or_else(Faults::default)?;
-        Ok(Self { data_folder, http, store, keys, audit, log, model, generation, detection, effective })
+        Ok(Self { data_dir, http, store, keys, audit, log, model, generation, detection, effective })
     }
 
     /// What is in effect and where it comes from, as TOML, without secrets.
@@ -229,7 +236,7 @@ impl Settings {
 
     /// The data folder, made if there is none.
     pub fn data(&self) -> Result<DataFolder, PlaceError> {
-        DataFolder::open(&self.data_folder)
+        DataFolder::open(&self.data_dir)
     }
 
     /// The key-encryption keys, read from where the settings say.
@@ -248,7 +255,7 @@ impl Settings {
                 crate::place::kek(&path, store).await?
             }
         };
-        let others = self.keys.other_kek_files.iter().map(|path| Kek::read(path));
+        let others = self.keys.earlier_kek_files.iter().map(|path| Kek::read(path));
         Ok(KekRing::new(current, others.collect::<Result<_, _>>()?))
     }
 }
@@ -265,7 +272,7 @@ pub enum KekSettingsError {
     /// Servers that share a database must share it.
     #[error(
         "there is no key-encryption key: {0} does not exist, and with PostgreSQL none is made, because all servers \
-         must have the same. Name it in keys.kek_file (DANDYROLL_KEYS_KEK_FILE) or DANDYROLL_KEYS_KEK"
+         must have the same. Name it in kek_file (DANDYROLL_KEK_FILE) or DANDYROLL_KEK"
     )]
     Missing(PathBuf),
 }
@@ -311,8 +318,8 @@ mod tests {
         let toml = "[http]\nbody_timeout_ms = \"soon\"\ncolour = 1\n[log]\nformat = \"xml\"\n[lgo]\nx = 1\n";
         let environment = [
             ("DANDYROLL_HTTP_WORKERS", "0"),
-            ("DANDYROLL_STORE_ADDRESS", "mysql://u:hunter2@h/d"),
-            ("DANDYROLL_KEYS_KEK_FILE", "/a"),
+            ("DANDYROLL_DATABASE_URL", "mysql://u:hunter2@h/d"),
+            ("DANDYROLL_KEK_FILE", "/a"),
             ("DANDYROLL_PORT", "tcp://10.0.0.1:80"),
         ];
         let error = Settings::read(sources(toml, &environment, &[("http.listen", "here")])).unwrap_err();
@@ -324,7 +331,7 @@ mod tests {
             "log.format (test.toml)",
             "http.workers (DANDYROLL_HTTP_WORKERS)",
             "http.listen (flag)",
-            "store.address (DANDYROLL_STORE_ADDRESS)",
+            "database.url (DANDYROLL_DATABASE_URL)",
         ] {
             assert!(text.contains(part), "{part:?} not in\n{text}");
         }
@@ -343,19 +350,19 @@ mod tests {
         let file = folder.path().join("address");
         std::fs::write(&file, "postgres://u:hunter2@db.example/rolls\n").unwrap();
         let path = file.display().to_string();
-        let settings = Settings::read(sources("", &[("DANDYROLL_STORE_ADDRESS_FILE", &path)], &[])).unwrap();
+        let settings = Settings::read(sources("", &[("DANDYROLL_DATABASE_URL_FILE", &path)], &[])).unwrap();
         assert_eq!(format!("{:?}", settings.store), "postgres://db.example:5432/rolls");
-        let toml = format!("[store]\naddress_file = {path:?}\n");
+        let toml = format!("[database]\nurl_file = {path:?}\n");
         let settings = Settings::read(sources(&toml, &[], &[])).unwrap();
         assert_eq!(format!("{:?}", settings.store), "postgres://db.example:5432/rolls");
         for shown in [settings.effective(), format!("{settings:?}")] {
             assert!(!shown.contains("hunter2"), "{shown}");
         }
         let kek = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
-        let settings = Settings::read(sources("", &[("DANDYROLL_KEYS_KEK", kek)], &[])).unwrap();
+        let settings = Settings::read(sources("", &[("DANDYROLL_KEK", kek)], &[])).unwrap();
         assert_eq!(settings.keys.kek.as_ref().unwrap().as_str(), kek);
         assert!(!settings.effective().contains(kek) && !format!("{settings:?}").contains(kek));
-        let missing = [("DANDYROLL_STORE_ADDRESS_FILE", "/nowhere/at/all")];
+        let missing = [("DANDYROLL_DATABASE_URL_FILE", "/nowhere/at/all")];
         let error = Settings::read(sources("", &missing, &[])).unwrap_err().to_string();
         assert!(error.contains("/nowhere/at/all"), "{error}");
     }
@@ -365,7 +372,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let data = folder.path().join("data").display().to_string();
         let read = |more: &[(&str, &str)]| {
-            let environment = [&[("DANDYROLL_DATA_FOLDER", data.as_str())], more].concat();
+            let environment = [&[("DANDYROLL_DATA_DIR", data.as_str())], more].concat();
             Settings::read(sources("", &environment, &[])).unwrap()
         };
         let settings = read(&[]);
@@ -374,11 +381,11 @@ mod tests {
         let made = settings.keks(&store).await.unwrap();
         assert_eq!(read(&[]).keks(&store).await.unwrap().current().id(), made.current().id());
         std::fs::remove_file(settings.data().unwrap().kek_path()).unwrap();
-        let postgres = read(&[("DANDYROLL_STORE_ADDRESS", "postgres://h/d")]);
+        let postgres = read(&[("DANDYROLL_DATABASE_URL", "postgres://h/d")]);
         assert!(matches!(postgres.keks(&store).await, Err(KekSettingsError::Missing(_))));
         let file = folder.path().join("mine");
         std::fs::write(&file, "x").unwrap();
-        let bad = read(&[("DANDYROLL_KEYS_KEK_FILE", file.to_str().unwrap())]);
+        let bad = read(&[("DANDYROLL_KEK_FILE", file.to_str().unwrap())]);
         assert!(matches!(bad.keks(&store).await, Err(KekSettingsError::Kek(_))));
     }
 }

@@ -280,8 +280,8 @@ impl Reader {
     pub(super) fn secret(&mut self, name: &'static str) -> Option<Zeroizing<String>> {
         let by_file = format!("{name}_file");
         let own = self.text(name);
-        // `keys.kek_file` is a setting of its own, whose file is checked more strictly.
-        let file = if name == "keys.kek" { None } else { self.look(&by_file) };
+        // `kek_file` is a setting of its own, whose file is checked more strictly.
+        let file = if name == "kek" { None } else { self.look(&by_file) };
         let (value, source) = match (own, file) {
             (Some(_), Some((_, source))) => {
                 self.faults.push(format!("{name} ({source}): it is given both itself and as a file"));

@@ -155,18 +155,18 @@ impl std::str::FromStr for Instant {
     }
 }
 
-/// An export may have so many bytes: it is made whole before it is sent, so that it is right or not sent at all.
-const EVIDENCE_LIMIT: usize = 64 * 1024 * 1024;
-
-/// Takes bytes up to [`EVIDENCE_LIMIT`].
-struct Bounded(Vec<u8>);
+/// Takes bytes up to a limit: an export is made whole before it is sent, so that it is right or not sent at all.
+struct Bounded {
+    bytes: Vec<u8>,
+    limit: usize,
+}
 
 impl Write for Bounded {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.0.len().saturating_add(bytes.len()) > EVIDENCE_LIMIT {
+        if self.bytes.len().saturating_add(bytes.len()) > self.limit {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
-        self.0.extend_from_slice(bytes);
+        self.bytes.extend_from_slice(bytes);
         Ok(bytes.len())
     }
 
@@ -183,7 +183,8 @@ pub(super) async fn evidence(call: Call) -> Result<HttpResponse, ApiError> {
     let turn = turn(&call)?;
     let service = std::sync::Arc::clone(call.service());
     let work = async move {
-        let mut out = Bounded(Vec::new());
+        let limit = service.settings.evidence_limit;
+        let mut out = Bounded { bytes: Vec::new(), limit };
         let exported = proofs::export(
             service.node.store(),
             &service.checkpoints,
@@ -195,14 +196,14 @@ pub(super) async fn evidence(call: Call) -> Result<HttpResponse, ApiError> {
         drop(turn);
         let exported = exported.map_err(|error| match &error {
             crate::audit::AuditError::File { source, .. } if source.kind() == io::ErrorKind::FileTooLarge => {
-                let detail = format!("it would have more than {EVIDENCE_LIMIT} bytes: ask for less time");
+                let detail = format!("it would have more than {limit} bytes: ask for less time");
                 ApiError::new(ErrorCode::RangeTooLarge, detail)
             }
             _ => read_error(error),
         })?;
         let detail =
             Detail::from([("entries", exported.entries.into()), ("unsealed", exported.unsealed.into())]);
-        Ok(Done { detail, ..Done::plain(out.0) })
+        Ok(Done { detail, ..Done::plain(out.bytes) })
     };
     let range =
         Detail::from([("from", from.to_string().as_str().into()), ("to", to.to_string().as_str().into())]);

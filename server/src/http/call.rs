@@ -10,6 +10,7 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName};
 use actix_web::{HttpRequest, HttpResponse};
 use bytes::{Bytes, BytesMut};
+use dandyroll_api::Object;
 use futures_util::StreamExt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -68,6 +69,8 @@ pub struct Call {
     id: RequestId,
     caller: Option<Caller>,
     query: Vec<(String, String)>,
+    /// The body, if it was read before the handler asked for it.
+    read: Option<Bytes>,
 }
 
 impl fmt::Debug for Call {
@@ -118,7 +121,7 @@ impl Call {
                 return Err(invalid(&name, format!("the query parameter {name:?} {what}")));
             }
         }
-        Ok(Self { service, endpoint, request, payload, id, caller, query })
+        Ok(Self { service, endpoint, request, payload, id, caller, query, read: None })
     }
 
     /// What all requests share.
@@ -212,6 +215,9 @@ impl Call {
 
     /// The whole body, bounded in size and time as the endpoint's row says.
     pub async fn body(&mut self) -> Result<Bytes, ApiError> {
+        if let Some(body) = self.read.take() {
+            return Ok(body);
+        }
         let limit = self.body_limit();
         let headers = self.request.headers();
         let length: Option<u64> = headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
@@ -235,6 +241,36 @@ impl Call {
         if !body.is_empty() {
             self.check_content_type("application/json")?;
         }
+        Ok(body)
+    }
+
+    /// The key under which this request may be repeated, if the caller gave one.
+    pub(super) fn idempotency_key(&self) -> Result<Option<String>, ApiError> {
+        if !self.endpoint.idempotent {
+            return Ok(None);
+        }
+        let mut given = self.request.headers().get_all("idempotency-key");
+        let Some(value) = given.next() else { return Ok(None) };
+        let text = value
+            .to_str()
+            .ok()
+            .filter(|text| (1..=255).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic()));
+        match (text, given.next()) {
+            (Some(text), None) => Ok(Some(text.to_owned())),
+            _ => {
+                let about = super::endpoints::Kind::IdempotencyKey.about();
+                Err(invalid("Idempotency-Key", format!("Idempotency-Key is {about}, given once")))
+            }
+        }
+    }
+
+    /// Reads the body now, and keeps it for the handler.
+    pub(super) async fn read_ahead(&mut self) -> Result<Bytes, ApiError> {
+        let body = match self.endpoint.body {
+            Body::None => Bytes::new(),
+            _ => self.body().await?,
+        };
+        self.read = Some(body.clone());
         Ok(body)
     }
 
@@ -342,7 +378,8 @@ pub fn read_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
         ApiError::new(ErrorCode::InvalidUtf8, detail)
     })?;
     let mut input = serde_json::Deserializer::from_str(text);
-    let value = serde_path_to_error::deserialize(&mut input)
+    // Requests are objects; see there.
+    let Object(value) = serde_path_to_error::deserialize(&mut input)
         .map_err(|error| json_error(&error.path().to_string(), error.inner()))?;
     input.end().map_err(|error| json_error(".", &error))?;
     Ok(value)
@@ -407,7 +444,13 @@ mod tests {
 
     #[test]
     fn faults_in_json_are_told_apart_and_quote_nothing() {
-        let table: [(&[u8], ErrorCode, &str); 9] = [
+        let table: [(&[u8], ErrorCode, &str); 11] = [
+            (br#"["a",["generate"]]"#, ErrorCode::InvalidValue, "expected an object"),
+            (
+                br#"{"name":"a","scopes":[],"rate_limit":[1,2]}"#,
+                ErrorCode::InvalidValue,
+                "rate_limit: expected an object",
+            ),
             (b"", ErrorCode::MalformedJson, "line 1"),
             (b"{", ErrorCode::MalformedJson, "line 1"),
             (b"{\"name\":\"\xff\"}", ErrorCode::InvalidUtf8, "byte 9"),

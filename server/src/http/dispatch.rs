@@ -4,8 +4,12 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use actix_web::body::BoxBody;
 use actix_web::dev::Payload;
-use actix_web::http::header::{ALLOW, CACHE_CONTROL, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use actix_web::http::StatusCode;
+use actix_web::http::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS,
+};
 use actix_web::web::{self, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse};
 use futures_util::FutureExt;
@@ -14,9 +18,10 @@ use tracing::Instrument;
 use super::auth::{self, Caller, NotLetIn};
 use super::call::{Call, REQUEST_ID, RequestId, refusal};
 use super::endpoints::{Access, ENDPOINTS, Endpoint, Time};
-use super::error::{ApiError, ErrorCode, Shape};
+use super::error::{ApiError, ErrorCode, Shape, Who};
 use super::service::Service;
 use crate::audit::{Detail, Intent, Subject};
+use crate::idempotency::Begun;
 use crate::telemetry::metrics::RequestRecord;
 
 /// Routes of every endpoint; anything else is answered in the same shape.
@@ -100,7 +105,7 @@ async fn dispatch(
     let result = AssertUnwindSafe(work).catch_unwind().instrument(span.clone()).await;
     let _entered = span.enter();
     let (result, actor) =
-        result.unwrap_or_else(|_| (Err(ApiError::hidden(ErrorCode::Internal, "the handler panicked")), None));
+        result.unwrap_or_else(|_| (Err(ApiError::hidden(ErrorCode::Internal, PANICKED)), None));
     let (mut response, code) = match result {
         Ok(response) => (response, None),
         Err(error) => {
@@ -178,7 +183,7 @@ async fn answer(
     let result = handle(service, endpoint, (request, payload), id, caller, limit).await;
     let Err(error) = result else { return (result, actor) };
     // What a handler refuses to this caller is written down, as what the door refuses is.
-    let forbidden = error.code().status() == actix_web::http::StatusCode::FORBIDDEN;
+    let forbidden = error.code().status() == StatusCode::FORBIDDEN;
     if let (true, false, Some(actor)) = (forbidden, error.is_recorded(), &actor) {
         let error = record(service, endpoint, actor, Detail::new(), error, id).await;
         return (Err(error), Some(actor.clone()));
@@ -195,12 +200,75 @@ async fn handle(
     limit: Duration,
 ) -> Result<HttpResponse, ApiError> {
     let call = Call::new(Arc::clone(service), endpoint, message, id.clone(), caller)?;
-    let handled = tokio::time::timeout(limit, (endpoint.handler)(call)).await;
-    handled.unwrap_or_else(|_| {
+    let handled = tokio::time::timeout(limit, async {
+        match call.idempotency_key()? {
+            None => (endpoint.handler)(call).await,
+            Some(key) => once(call, key).await,
+        }
+    });
+    handled.await.unwrap_or_else(|_| {
         let detail = format!("the request was not answered within {} ms", limit.as_millis());
         Err(ApiError::new(ErrorCode::Timeout, detail))
     })
 }
+
+/// The header that says that an answer is an earlier one.
+const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
+
+/// Does a request that its caller may repeat: a repetition gets the first answer.
+async fn once(mut call: Call, key: String) -> Result<HttpResponse, ApiError> {
+    let body = call.read_ahead().await?;
+    let (service, endpoint) = (Arc::clone(call.service()), call.endpoint());
+    let uri = call.request().uri();
+    let request =
+        format!("{} {}", endpoint.method.name(), uri.path_and_query().map_or("", |path| path.as_str()));
+    let memory = service.node.idempotency().clone();
+    let claim = match memory.begin(call.caller()?.id(), &key, &request, &body).await? {
+        Begun::New(claim) => claim,
+        Begun::Replay(kept) => {
+            let status = StatusCode::from_u16(kept.status).unwrap_or(StatusCode::OK);
+            return Ok(HttpResponse::build(status)
+                .insert_header((CONTENT_TYPE, kept.content_type.as_str()))
+                .insert_header((REPLAYED, "true"))
+                .body(kept.body.to_vec()));
+        }
+        Begun::Running => {
+            let detail = "a request with this Idempotency-Key is under way: ask again";
+            return Err(ApiError::new(ErrorCode::IdempotencyRunning, detail));
+        }
+        Begun::Conflict => {
+            let detail = "this Idempotency-Key was used with another request within the last day";
+            return Err(ApiError::new(ErrorCode::IdempotencyConflict, detail).parameter("Idempotency-Key"));
+        }
+    };
+    // It goes on when the caller leaves or its time is up: the key stays taken until the end is known.
+    let id = call.id().clone();
+    let work = actix_web::rt::spawn(async move {
+        let result = AssertUnwindSafe((endpoint.handler)(call)).catch_unwind().await;
+        let response = match result {
+            Ok(Ok(response)) => response,
+            // Refused for what it is: a repetition hears the same.
+            Ok(Err(error)) if error.code().who() == Who::Caller => error.answer(endpoint.shape, id.as_str()),
+            // Not done, or nobody knows: a repetition tries again.
+            other => {
+                if let Err(error) = memory.abandon(claim).await {
+                    tracing::warn!(%error, "an idempotency key stays taken");
+                }
+                return other.unwrap_or_else(|_| Err(ApiError::hidden(ErrorCode::Internal, PANICKED)));
+            }
+        };
+        let (head, body) = response.into_parts();
+        let body = actix_web::body::to_bytes(body).await;
+        let body = body.map_err(|error| ApiError::hidden(ErrorCode::Internal, error))?;
+        let content_type = head.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let content_type = content_type.unwrap_or("application/octet-stream");
+        memory.finish(claim, head.status().as_u16(), content_type, &body).await?;
+        Ok(head.set_body(BoxBody::new(body)))
+    });
+    work.await.unwrap_or_else(|error| Err(ApiError::hidden(ErrorCode::Internal, error)))
+}
+
+const PANICKED: &str = "the handler panicked";
 
 /// Who may come in: a valid token, in scope, within its rate. A refusal is written to the audit first.
 async fn let_in(

@@ -159,7 +159,7 @@ pub enum Kind {
     Output,
     /// A point in time.
     Instant,
-    /// A key for [idempotent requests](super).
+    /// The name of a request that may be repeated.
     IdempotencyKey,
     /// A model's name.
     Model,
@@ -187,7 +187,7 @@ impl Kind {
             Self::Receipt => "a receipt: ar_ and 26 characters of a-z and 2-7",
             Self::Output => "an output's keyed hash: oh_ and 52 characters of a-z and 2-7",
             Self::Instant => "a time as RFC 3339 writes it, such as 2026-11-25T18:00:00Z",
-            Self::IdempotencyKey => "1 to 128 visible ASCII characters",
+            Self::IdempotencyKey => "1 to 255 visible ASCII characters",
             Self::Model => "a model's name",
             Self::Names => "names, separated by commas",
             Self::Modes => {
@@ -211,7 +211,7 @@ impl Kind {
             Self::Receipt => pattern("^ar_[a-z2-7]{26}$"),
             Self::Output => pattern("^oh_[a-z2-7]{52}$"),
             Self::Instant => json!({ "type": "string", "format": "date-time" }),
-            Self::IdempotencyKey => pattern("^[!-~]{1,128}$"),
+            Self::IdempotencyKey => pattern("^[!-~]{1,255}$"),
             Self::Model => json!({ "type": "string", "minLength": 1 }),
             Self::Names => pattern("^[^,]+(,[^,]+)*$"),
             Self::Modes => {
@@ -277,6 +277,8 @@ pub struct Endpoint {
     pub errors: &'static [ErrorCode],
     /// The audit's word for it, if every call is written down.
     pub action: Option<&'static str>,
+    /// Whether it takes the header `Idempotency-Key`.
+    pub idempotent: bool,
     /// In which shape errors are answered.
     pub shape: Shape,
     /// How long it may take.
@@ -292,6 +294,11 @@ impl std::fmt::Debug for Endpoint {
 }
 
 impl Endpoint {
+    /// Every parameter, with those that all endpoints of a kind have.
+    pub fn all_parameters(&self) -> impl Iterator<Item = &Parameter> {
+        self.parameters.iter().chain(self.idempotent.then_some(&IDEMPOTENCY_KEY))
+    }
+
     /// Every error code that it may answer, in the table's order.
     pub fn codes(&self) -> Vec<ErrorCode> {
         use ErrorCode as C;
@@ -307,6 +314,9 @@ impl Endpoint {
         if !matches!(self.body, Body::None) {
             codes.extend([C::MalformedJson, C::InvalidUtf8, C::BodyTimeout, C::BodyTooLarge]);
             codes.extend([C::UnsupportedMediaType, C::UnknownField, C::MissingField, C::InvalidValue]);
+        }
+        if self.idempotent {
+            codes.extend([C::IdempotencyConflict, C::IdempotencyRunning, C::StoreUnavailable]);
         }
         if matches!(self.body, Body::Json { .. }) {
             codes.push(C::MissingBody);
@@ -346,6 +356,12 @@ const AUDIT: Access = Access::Any(&[Scope::AuditRead]);
 
 const RING: Parameter = path("alias", Kind::Name, "The ring.");
 const VERSION: Parameter = path("version", Kind::Version, "The version.");
+const IDEMPOTENCY_KEY: Parameter = Parameter {
+    name: "Idempotency-Key",
+    place: Place::Header,
+    kind: Kind::IdempotencyKey,
+    about: "A name for this request: repeated within a day, it gets the first answer and is not done again.",
+};
 const LIMIT: Parameter = query("limit", Kind::Limit, "How many items a page has at most.");
 const CURSOR: Parameter = query("cursor", Kind::Cursor, "Where to read on: the `next` of the page before.");
 
@@ -362,12 +378,14 @@ const ROW: Endpoint = Endpoint {
     answers: &[],
     errors: &[],
     action: None,
+    idempotent: false,
     shape: Shape::Problem,
     time: Time::Request,
     handler: |_| Box::pin(async { Err(ApiError::hidden(ErrorCode::Internal, "a row without a handler")) }),
 };
 const ADMIN_READ: Endpoint = Endpoint { tag: "admin", access: READ, ..ROW };
-const ADMIN_WRITE: Endpoint = Endpoint { method: Verb::Post, tag: "admin", access: WRITE, ..ROW };
+const ADMIN_WRITE: Endpoint =
+    Endpoint { method: Verb::Post, tag: "admin", access: WRITE, idempotent: true, ..ROW };
 const STEP: Endpoint = Endpoint {
     parameters: &[RING, VERSION],
     answers: &[json::<a::VersionChanged>(200, "The version as it is now.")],

@@ -9,6 +9,7 @@ use actix_web::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use dandyroll_api::problem::{ErrorEnvelope, ErrorObject, Problem};
 
 use crate::audit::AuditError;
+use crate::idempotency::IdempotencyError;
 use crate::keys::KeyError;
 use crate::profiles::ProfileError;
 use crate::store::StoreError;
@@ -114,6 +115,7 @@ codes! {
     ModeUnavailable = 409 "mode_unavailable" Operator "The mode needs what the profile or the loaded model lacks";
     WatermarkRequired = 409 "watermark_required" Administrator "A mark is required and cannot be applied";
     IdempotencyConflict = 409 "idempotency_conflict" Caller "The Idempotency-Key was used with another request";
+    IdempotencyRunning = 409 "idempotency_running" Time "A request with this Idempotency-Key is under way";
     Conflict = 409 "conflict" Time "Another change was made at the same moment";
     BodyTooLarge = 413 "body_too_large" Caller "The body is too large";
     TextTooLarge = 413 "text_too_large" Caller "A text is too large";
@@ -258,9 +260,8 @@ impl ApiError {
     pub fn answer(&self, shape: Shape, request_id: &str) -> HttpResponse {
         let mut response = HttpResponse::build(self.code.status());
         // Whoever is to try again is told when.
-        let retry = self
-            .retry_after
-            .or_else(|| matches!(self.code.status().as_u16(), 429 | 503).then_some(Duration::from_secs(1)));
+        let again = self.code.who() == Who::Time || matches!(self.code.status().as_u16(), 429 | 503);
+        let retry = self.retry_after.or(again.then_some(Duration::from_secs(1)));
         if let Some(wait) = retry {
             let whole = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
             response.insert_header((RETRY_AFTER, whole.max(1).to_string()));
@@ -344,6 +345,22 @@ impl From<ProfileError> for ApiError {
             ProfileError::Unknown(_) => Self::new(ErrorCode::UnknownProfile, error.to_string()),
             ProfileError::Store(error) => error.into(),
             other => Self::new(ErrorCode::InvalidValue, other.to_string()).parameter("profile"),
+        }
+    }
+}
+
+impl From<IdempotencyError> for ApiError {
+    fn from(error: IdempotencyError) -> Self {
+        match error {
+            IdempotencyError::Key => {
+                Self::new(ErrorCode::InvalidParameter, error.to_string()).parameter("Idempotency-Key")
+            }
+            // Another attempt has the key now; its answer is the one to have.
+            IdempotencyError::Superseded => Self::new(ErrorCode::IdempotencyRunning, error.to_string()),
+            IdempotencyError::TooLarge(_) | IdempotencyError::Random(_) => {
+                Self::hidden(ErrorCode::Internal, error)
+            }
+            IdempotencyError::Store(error) => error.into(),
         }
     }
 }

@@ -99,8 +99,8 @@ fn operation(endpoint: &Endpoint, schemas: &mut Schemas) -> Value {
     } else {
         operation["security"] = json!([]);
     }
-    if !endpoint.parameters.is_empty() {
-        let parameters = endpoint.parameters.iter().map(|parameter| {
+    if endpoint.all_parameters().next().is_some() {
+        let parameters = endpoint.all_parameters().map(|parameter| {
             let place = match parameter.place {
                 Place::Path => "path",
                 Place::Query => "query",
@@ -181,7 +181,7 @@ fn responses(endpoint: &Endpoint, schemas: &mut Schemas) -> Value {
         match status {
             401 => response["headers"] = json!({ "WWW-Authenticate": text }),
             405 => response["headers"] = json!({ "Allow": text }),
-            429 | 503 => {
+            409 | 429 | 503 => {
                 let seconds =
                     json!({ "description": "Seconds.", "schema": { "type": "integer", "minimum": 1 } });
                 response["headers"] = json!({ "Retry-After": seconds });

@@ -28,11 +28,14 @@ macro_rules! on_both {
 mod audit;
 mod crash;
 mod http;
+mod idempotency_http;
 mod keys;
 mod model;
 mod node;
+mod outage;
 mod place;
 mod postgres;
+mod refusals;
 mod secrets;
 mod served;
 mod services;

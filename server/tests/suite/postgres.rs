@@ -86,6 +86,46 @@ fn start(synced: bool) -> Result<Cluster, String> {
             if base.matches('/').count() > 2 { base.rsplit_once('/').map_or(base, |(b, _)| b) } else { base };
         return Ok(Cluster { address: format!("{base}/{{}}?{options}") });
     }
+    let (folder, _) = begin(synced)?;
+    Ok(Cluster { address: address(&folder, "{}") })
+}
+
+fn address(folder: &Path, database: &str) -> String {
+    let host: String = folder.display().to_string().bytes().map(|byte| format!("%{byte:02X}")).collect();
+    format!("postgres://postgres@localhost/{database}?host={host}")
+}
+
+/// A PostgreSQL of one test's own, which it may stop and start. Removed when the run is over.
+pub(crate) struct Private {
+    pub(crate) address: String,
+    folder: PathBuf,
+    programs: PathBuf,
+}
+
+impl Private {
+    pub(crate) fn start() -> Result<Self, String> {
+        let (folder, programs) = begin(false)?;
+        Ok(Self { address: address(&folder, "postgres"), folder, programs })
+    }
+
+    /// As an operator who can't wait: connections are cut.
+    pub(crate) fn stop(&self) -> Result<(), String> {
+        let (bin, at) = (quoted(&self.programs)?, quoted(&self.folder)?);
+        shell(&format!("{bin}/pg_ctl -D {at}/data -m fast -w stop"))
+    }
+
+    pub(crate) fn start_again(&self) -> Result<(), String> {
+        launch(&self.programs, &self.folder)
+    }
+}
+
+fn launch(programs: &Path, folder: &Path) -> Result<(), String> {
+    let (bin, at) = (quoted(programs)?, quoted(folder)?);
+    shell(&format!("{bin}/pg_ctl -D {at}/data -l {at}/log -w start"))
+}
+
+/// Makes and starts a server in a folder of its own; that folder, and the one of PostgreSQL's programs.
+fn begin(synced: bool) -> Result<(PathBuf, PathBuf), String> {
     let programs = programs()?;
     let folder =
         tempfile::Builder::new().prefix("dandyroll-pg").tempdir().map_err(|error| error.to_string())?;
@@ -105,10 +145,9 @@ fn start(synced: bool) -> Result<Cluster, String> {
     );
     let settings = quoted(Path::new(&lines))?;
     shell(&format!("printf %s {settings} >> {at}/data/postgresql.conf"))?;
-    shell(&format!("{bin}/pg_ctl -D {at}/data -l {at}/log -w start"))?;
+    launch(&programs, &folder)?;
     guard(&programs, &folder)?;
-    let host: String = folder.display().to_string().bytes().map(|byte| format!("%{byte:02X}")).collect();
-    Ok(Cluster { address: format!("postgres://postgres@localhost/{{}}?host={host}") })
+    Ok((folder, programs))
 }
 
 /// A shell that waits for this process to end, then stops the server (by its own pid file) and cleans up.

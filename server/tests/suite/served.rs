@@ -64,9 +64,9 @@ pub(crate) fn settings(place: &Place, name: &str, more: &[(&'static str, &str)])
     let mut flags = BTreeMap::from([
         ("http.listen", "127.0.0.1:0".to_owned()),
         ("http.workers", "2".to_owned()),
-        ("store.address", place.address.clone()),
-        ("keys.kek", KEK.to_owned()),
-        ("data_folder", place.folder.path().display().to_string()),
+        ("database.url", place.address.clone()),
+        ("kek", KEK.to_owned()),
+        ("data_dir", place.folder.path().display().to_string()),
         ("audit.key_file", file("key")),
         ("audit.checkpoint_file", file("checkpoints")),
     ]);
