@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
 """Everything this repository can be asked to do, each with its own set-up. Python's standard library only.
 
+    python3 x.py serve          start the service with the fixture model; prints what to try
     python3 x.py demo           mark text with the fixture model, find the marks, print the table
     python3 x.py test           all tests, formatting, lints, documentation
     python3 x.py setup          fetch ONNX Runtime (the other commands do so when it is missing)
+    python3 x.py docs           write docs/http.md and docs/openapi.json from the service's own tables
     python3 x.py evidence       measure again what docs/evidence.md says, tables and pictures
     python3 x.py deny           licences, sources and duplicates of dependencies (installs cargo-deny if missing)
     python3 x.py run ARGS…      build and run the command line `dandyroll` with these arguments
@@ -142,6 +144,16 @@ def demo(arguments: list[str]) -> None:
     cargo_run("demo", *arguments, ORT_DYLIB_PATH=str(library))
 
 
+def serve(arguments: list[str]) -> None:
+    library = setup()
+    cargo_run("serve", "--model", str(ROOT / "fixtures" / "model"), *arguments, ORT_DYLIB_PATH=str(library))
+
+
+def docs() -> None:
+    test = ["cargo", "test", "--locked", "-p", "dandyroll-server", "--test", "suite", "the_checked_in_documentation"]
+    run(*test, DANDYROLL_WRITE_DOCS="1")
+
+
 def cargo_run(*arguments: str, **environment: str) -> None:
     run("cargo", "run", "--quiet", "--release", "--locked", "-p", "dandyroll-cli", "--", *arguments, **environment)
 
@@ -193,6 +205,8 @@ def deny() -> None:
 def main() -> int:
     name, arguments = (sys.argv[1:2] or [""])[0], sys.argv[2:]
     steps = {
+        "serve": lambda: serve(arguments),
+        "docs": docs,
         "demo": lambda: demo(arguments),
         "test": lambda: test(arguments),
         "setup": lambda: print(setup()),

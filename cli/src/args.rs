@@ -58,6 +58,8 @@ pub(crate) enum Command {
     },
     /// Bring a store's schema up to date.
     Migrate(StoreArgs),
+    /// Serve keys, generation, detection and audit over HTTP.
+    Serve(ServeArgs),
     /// Mark, generate unmarked, take human text, detect in all: the main job as one table.
     Demo(DemoArgs),
 }
@@ -249,6 +251,38 @@ pub(crate) struct WordsArgs {
     /// Print one JSON object a line.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Flags win over the environment (`DANDYROLL_HTTP_LISTEN`, …), which wins over the file. Secrets are given there, not here.
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    /// A TOML file with settings.
+    #[arg(long, value_name = "FILE", env = "DANDYROLL_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+    /// Print the settings in effect, without secrets, and exit; 2 if any is wrong.
+    #[arg(long)]
+    pub(crate) check_config: bool,
+    /// Address and port; default: 127.0.0.1:8080.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) listen: Option<String>,
+    /// Where database, keys and checkpoints are kept; default: ./dandyroll-data.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// The model: a directory as Hugging Face exports decoders to ONNX.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: Option<PathBuf>,
+    /// A file with the database's address, for PostgreSQL; or the variable DANDYROLL_DATABASE_URL.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) database_url_file: Option<PathBuf>,
+    /// The key-encryption key; default: the file kek in the data folder, made if the store is new.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kek_file: Option<PathBuf>,
+    /// text or json.
+    #[arg(long, value_name = "FORMAT")]
+    pub(crate) log_format: Option<String>,
+    /// Which events are logged, such as info or warn,dandyroll::access=info.
+    #[arg(long, value_name = "FILTER")]
+    pub(crate) log_filter: Option<String>,
 }
 
 #[derive(Debug, Args)]

@@ -7,6 +7,9 @@ use dandyroll_detector::DetectError;
 use dandyroll_generator::onnx::LoadError;
 use dandyroll_generator::{GenerateError, RequestError, ScoreError};
 use dandyroll_scheme::OutOfRange;
+use dandyroll_server::config::Faults;
+use dandyroll_server::first::FirstError;
+use dandyroll_server::http::StartError;
 use dandyroll_vocab::VocabError;
 
 use crate::input::InputError;
@@ -46,6 +49,12 @@ pub(crate) enum Failure {
     Score(#[from] ScoreError),
     #[error(transparent)]
     Detect(#[from] DetectError),
+    #[error(transparent)]
+    Settings(#[from] Faults),
+    #[error(transparent)]
+    Start(#[from] StartError),
+    #[error("the first start: {0}")]
+    First(#[from] FirstError),
     #[error("{name}: {failure}")]
     Text { name: String, failure: Box<Self> },
     #[error(

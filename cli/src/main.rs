@@ -11,6 +11,7 @@ mod input;
 mod keyfile;
 mod model;
 mod profile;
+mod serve;
 mod terminal;
 mod words;
 
@@ -46,6 +47,7 @@ fn run(arguments: Arguments) -> Result<Outcome, Failure> {
         Command::Tokens { store, command } => desk::tokens(&store, command, &mut out),
         Command::Audit { store, command } => desk::audit(&store, command, &mut out),
         Command::Migrate(store) => desk::migrate(&store, &mut out),
+        Command::Serve(args) => serve::run(&args, library, &mut out),
         Command::Demo(args) => demo::run(&args, library, &mut out),
     }
 }
