@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 
-use dandyroll_generator::onnx::ModelDirectory;
 use dandyroll_server::config::{Flags, Settings, Sources};
 use dandyroll_server::first;
 use dandyroll_server::http::Application;
@@ -52,10 +51,9 @@ pub(crate) fn run(
 async fn serve(settings: &Settings, out: &mut impl Write) -> Result<Outcome, Failure> {
     let application = Application::build(settings).await?;
     let node = application.service().node().clone();
-    if let Some(directory) = &settings.model.directory {
-        let model = ModelDirectory::open(directory)?;
-        let (tokenizer, digest) = (model.tokenizer_sha256()?, model.model_sha256()?);
-        first::built_in_profiles(&node, tokenizer, Some(digest)).await?;
+    for model in application.service().generating().models() {
+        let tokenizer = model.vocabulary().digest();
+        first::built_in_profiles(&node, tokenizer, Some(model.sha256())).await?;
     }
     let token = first::administrator(&node).await?;
     let url = format!("http://{}", application.address());

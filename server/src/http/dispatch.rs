@@ -140,6 +140,17 @@ async fn dispatch(
     response
 }
 
+/// Runs a future here, with the service's runtime for whatever it opens: a database connection that belonged to
+/// this worker's own runtime would go back to the pool that all share, and die with this worker.
+async fn on_runtime<F: Future>(service: &Service, future: F) -> F::Output {
+    let mut future = Box::pin(future);
+    std::future::poll_fn(|context| {
+        let _entered = service.runtime.enter();
+        future.as_mut().poll(context)
+    })
+    .await
+}
+
 fn log_error(error: &ApiError) {
     let (code, cause) = (error.code().name(), error.internal().unwrap_or_default());
     match error.code().status().is_server_error() {
@@ -202,7 +213,7 @@ async fn handle(
     let call = Call::new(Arc::clone(service), endpoint, message, id.clone(), caller)?;
     let handled = tokio::time::timeout(limit, async {
         match call.idempotency_key()? {
-            None => (endpoint.handler)(call).await,
+            None => on_runtime(service, (endpoint.handler)(call)).await,
             Some(key) => once(call, key).await,
         }
     });
@@ -223,7 +234,7 @@ async fn once(mut call: Call, key: String) -> Result<HttpResponse, ApiError> {
     let request =
         format!("{} {}", endpoint.method.name(), uri.path_and_query().map_or("", |path| path.as_str()));
     let memory = service.node.idempotency().clone();
-    let claim = match memory.begin(call.caller()?.id(), &key, &request, &body).await? {
+    let claim = match on_runtime(&service, memory.begin(call.caller()?.id(), &key, &request, &body)).await? {
         Begun::New(claim) => claim,
         Begun::Replay(kept) => {
             let status = StatusCode::from_u16(kept.status).unwrap_or(StatusCode::OK);
@@ -244,14 +255,15 @@ async fn once(mut call: Call, key: String) -> Result<HttpResponse, ApiError> {
     // It goes on when the caller leaves or its time is up: the key stays taken until the end is known.
     let id = call.id().clone();
     let work = actix_web::rt::spawn(async move {
-        let result = AssertUnwindSafe((endpoint.handler)(call)).catch_unwind().await;
+        let handler = AssertUnwindSafe((endpoint.handler)(call)).catch_unwind();
+        let result = on_runtime(&service, handler).await;
         let response = match result {
             Ok(Ok(response)) => response,
             // Refused for what it is: a repetition hears the same.
             Ok(Err(error)) if error.code().who() == Who::Caller => error.answer(endpoint.shape, id.as_str()),
             // Not done, or nobody knows: a repetition tries again.
             other => {
-                if let Err(error) = memory.abandon(claim).await {
+                if let Err(error) = on_runtime(&service, memory.abandon(claim)).await {
                     tracing::warn!(%error, "an idempotency key stays taken");
                 }
                 return other.unwrap_or_else(|_| Err(ApiError::hidden(ErrorCode::Internal, PANICKED)));
@@ -262,7 +274,8 @@ async fn once(mut call: Call, key: String) -> Result<HttpResponse, ApiError> {
         let body = body.map_err(|error| ApiError::hidden(ErrorCode::Internal, error))?;
         let content_type = head.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
         let content_type = content_type.unwrap_or("application/octet-stream");
-        memory.finish(claim, head.status().as_u16(), content_type, &body).await?;
+        let kept = memory.finish(claim, head.status().as_u16(), content_type, &body);
+        on_runtime(&service, kept).await?;
         Ok(head.set_body(BoxBody::new(body)))
     });
     work.await.unwrap_or_else(|error| Err(ApiError::hidden(ErrorCode::Internal, error)))

@@ -16,7 +16,7 @@ use crate::served::{Reply, Served, grant};
 on_both!(every_code_is_answered_as_the_table_says, hostile_requests_are_answered_and_the_server_lives);
 
 /// Codes that this file cannot provoke, with the place that does.
-const ELSEWHERE: [(ErrorCode, &str); 12] = [
+const ELSEWHERE: [(ErrorCode, &str); 15] = [
     (ErrorCode::StoreUnavailable, "outage.rs"),
     (ErrorCode::AuditUnavailable, "outage.rs"),
     (ErrorCode::Internal, "a panicking handler: http/dispatch.rs"),
@@ -28,7 +28,10 @@ const ELSEWHERE: [(ErrorCode, &str); 12] = [
     (ErrorCode::TokenizerNotLoaded, "generation and detection"),
     (ErrorCode::WatermarkRequired, "generation"),
     (ErrorCode::OptOutRefused, "generation"),
-    (ErrorCode::IdempotencyRunning, "idempotency.rs"),
+    (ErrorCode::ModeUnavailable, "detection"),
+    (ErrorCode::NoKeys, "detection"),
+    (ErrorCode::TextTooLarge, "detection"),
+    (ErrorCode::IdempotencyRunning, "idempotency_http.rs"),
 ];
 
 /// What was provoked.
