@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use dandyroll_generator::onnx::{self, OnnxModel, OnnxSequence, Options};
+use dandyroll_generator::onnx::{self, Batching, OnnxModel, OnnxSequence, Options};
 use dandyroll_generator::{Lexicon, LogitSource, Request, Row, Sampling, generate, score};
 use dandyroll_scheme::{Marker, MasterKey, Recipe, Sha256Digest, TokenId};
 
@@ -107,14 +107,25 @@ impl Walker {
 
 #[test]
 fn a_sequence_gets_the_same_bits_in_every_company() {
-    let (mut model, _) = open(&Options::new());
-    assert!(model.batches(), "ONNX Runtime's kernels make rows depend on each other on this machine");
+    for batching in [Batching::Best, Batching::Padded] {
+        let (mut model, _) = open(&Options { batching, ..Options::new() });
+        assert!(model.batches(), "ONNX Runtime's kernels make rows depend on each other on this machine");
+        assert_eq!(
+            model.works_in_place(),
+            batching == Batching::Best,
+            "this graph's attention is recognised"
+        );
+        walk_in_company(&mut model);
+    }
+}
+
+fn walk_in_company(model: &mut OnnxModel) {
     // Around the borders of frames, 64 and 448 tokens among them, and beyond.
     let lengths = [3, 50, 62, 120, 440, 446, 500, 940];
     let alone: Vec<Bits> = (0..8)
         .map(|i| {
-            let mut walker = Walker::begin(&mut model, i, lengths[usize::try_from(i).unwrap()]);
-            (0..40).for_each(|_| Walker::step_all(&mut model, &mut [&mut walker]));
+            let mut walker = Walker::begin(model, i, lengths[usize::try_from(i).unwrap()]);
+            (0..40).for_each(|_| Walker::step_all(model, &mut [&mut walker]));
             walker.seen
         })
         .collect();
@@ -123,7 +134,7 @@ fn a_sequence_gets_the_same_bits_in_every_company() {
     for round in 0..80_usize {
         if round % 3 == 0 && round / 3 < 8 {
             let i = (round / 3 * 5) % 8;
-            walkers[i] = Some(Walker::begin(&mut model, u32::try_from(i).unwrap(), lengths[i]));
+            walkers[i] = Some(Walker::begin(model, u32::try_from(i).unwrap(), lengths[i]));
         }
         let mut stepping: Vec<&mut Walker> = walkers
             .iter_mut()
@@ -133,7 +144,7 @@ fn a_sequence_gets_the_same_bits_in_every_company() {
             .filter(|walker| walker.seen.len() <= 40)
             .collect();
         if !stepping.is_empty() {
-            Walker::step_all(&mut model, &mut stepping);
+            Walker::step_all(model, &mut stepping);
         }
         for (walker, alone) in walkers.iter_mut().zip(&alone) {
             if walker.as_ref().is_some_and(|walker| walker.seen.len() > 40) {
@@ -152,7 +163,7 @@ fn a_sequence_gets_the_same_bits_in_every_company() {
 #[test]
 fn batches_compute_what_single_sequences_do() {
     let (mut batched, _) = open(&Options::new());
-    let (mut plain, _) = open(&Options { batch: false, ..Options::new() });
+    let (mut plain, _) = open(&Options { batching: Batching::OneByOne, ..Options::new() });
     assert!(!plain.batches());
     for length in [5, 63, 64, 300, 470] {
         let mut two = [&mut batched, &mut plain].map(|model| {

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use dandyroll_generator::onnx::{ModelDirectory, OnnxModel, Options};
 use dandyroll_generator::{Decoder, Lexicon, LogitSource, Request, Row, Sampling};
 use dandyroll_scheme::{Marker, MasterKey, Recipe, TokenId};
-use dandyroll_server::engine::{Engine, EngineLimits};
+use dandyroll_server::engine::{Engine, EngineLimits, Stream};
 use dandyroll_vocab::Vocabulary;
 
 const TEXTS: usize = 8;
@@ -109,9 +109,10 @@ impl Stage {
                     let streams: Vec<_> = (first..first + together)
                         .map(|text| self.engine.generate(self.request(text, marked)).unwrap())
                         .collect();
-                    for stream in streams {
-                        all.push(stream.finish().await.unwrap().generation.tokens);
-                    }
+                    // Read at the same time: a text that nobody reads pauses.
+                    let finished =
+                        futures_util::future::join_all(streams.into_iter().map(Stream::finish)).await;
+                    all.extend(finished.into_iter().map(|text| text.unwrap().generation.tokens));
                 }
                 all
             })
@@ -160,7 +161,11 @@ fn main() {
     // No token ends a text: all are equally long.
     let lexicon = Lexicon::new(Arc::clone(&vocabulary), directory.bos(), &[]);
     let mut model = OnnxModel::from_directory(directory.clone(), &options).unwrap();
-    let batches = model.batches();
+    let way = match (model.works_in_place(), model.batches()) {
+        (true, _) => "in place",
+        (false, true) => "padded",
+        (false, false) => "one by one",
+    };
     // Text of the vocabulary's own words, each prompt of another length.
     let size = u32::try_from(vocabulary.size()).unwrap();
     let prompts = (0..u32::try_from(TEXTS).unwrap())
@@ -205,7 +210,7 @@ fn main() {
     }
 
     println!(
-        "{} threads, batches: {batches}; {TEXTS} texts of {} tokens after prompts of {} to {}; {} rounds",
+        "{} threads, {way}; {TEXTS} texts of {} tokens after prompts of {} to {}; {} rounds",
         arguments.threads,
         arguments.tokens,
         arguments.prompt,
@@ -235,7 +240,7 @@ fn main() {
     println!("every text has the same tokens in every company");
     if let Some(file) = arguments.json {
         let value = serde_json::json!({
-            "threads": arguments.threads.get(), "batches": batches, "tokens": arguments.tokens,
+            "threads": arguments.threads.get(), "way": way, "tokens": arguments.tokens,
             "prompt": arguments.prompt, "rounds": arguments.rounds, "company": lines,
             "choosing_us": {"unmarked": unmarked_us, "marked": marked_us},
             "marked_to_unmarked": {"clock": ratio, "cpu": ratio_cpu},

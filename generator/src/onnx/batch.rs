@@ -260,7 +260,8 @@ impl Batch {
         if tokens <= first {
             tokens.next_multiple_of(GRAIN).max(GRAIN)
         } else {
-            first + (tokens - first).next_multiple_of(self.period)
+            let more = (tokens - first).checked_next_multiple_of(self.period);
+            more.and_then(|more| first.checked_add(more)).unwrap_or(usize::MAX)
         }
     }
 
@@ -540,7 +541,7 @@ mod tests {
         ) {
             let mut batch = Batch::new(&LAYOUT);
             let mut alive: Vec<Option<Arc<()>>> = (0..6).map(|_| Some(Arc::new(()))).collect();
-            let mut tokens = lengths.clone();
+            let mut tokens = lengths;
             let mut joined = [false; 6];
             let half = steps.len() / 2;
             for (at, (members, count)) in steps.into_iter().enumerate() {

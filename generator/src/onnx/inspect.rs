@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use dandyroll_scheme::{Sha256Digest, TokenId};
 use ort::value::Outlet;
 
-use super::{LoadError, OnnxModel, Options};
+use super::{Batching, LoadError, OnnxModel, Options};
 use crate::LogitSource;
 
 /// A file and its size.
@@ -92,7 +92,7 @@ fn tensor(outlet: &Outlet) -> TensorReport {
 /// Loads the model of a folder and reports what it is.
 pub fn inspect(path: &Path, options: &Options) -> Result<Report, LoadError> {
     // As the file has it, not as it is rewritten for batches.
-    let model = OnnxModel::load(path, &Options { batch: false, ..options.clone() })?;
+    let model = OnnxModel::load(path, &Options { batching: Batching::OneByOne, ..options.clone() })?;
     let directory = model.directory();
     let (config, limits) = (directory.config(), model.limits());
     let graphs = model.graphs();

@@ -1,22 +1,27 @@
 //! Models in Hugging Face's ONNX layout, run by ONNX Runtime. The only user of `ort`.
 
+mod attention;
 mod batch;
 mod config;
 mod directory;
 mod error;
+mod graph;
+mod inplace;
 mod inspect;
 mod model;
 mod proto;
+mod records;
 pub mod runtime;
 mod signature;
 mod slim;
+mod trial;
 
 pub use config::{Config, GenerationTokens};
 pub(crate) use directory::optional;
 pub use directory::{GraphFiles, ModelDirectory};
 pub use error::LoadError;
 pub use inspect::{FileReport, GraphReport, Report, TensorReport, inspect};
-pub use model::{OnnxModel, OnnxSequence, Options};
+pub use model::{Batching, OnnxModel, OnnxSequence, Options};
 
 use std::path::Path;
 use std::sync::Arc;

@@ -5,17 +5,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use dandyroll_scheme::TokenId;
-use half::f16;
-use half::slice::HalfFloatSliceExt;
-use ort::memory::Allocator;
-use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
-use ort::session::{Session, SessionInputValue, SessionOutputs};
-use ort::value::{DynTensor, DynValue, TensorRef};
+use ort::session::Session;
+use ort::value::DynValue;
 
 use super::batch::{Batch, Own};
+use super::graph::{Feed, Graph, Logits, Past, empty_cache, engine};
+use super::inplace::{self, Rows, Store};
 use super::runtime::{self, Runtime};
-use super::signature::{self, Float, Input, Output, Signature, Slot};
-use super::{GraphFiles, LoadError, ModelDirectory, slim};
+use super::signature::{self, Float, Input, Signature, Slot};
+use super::{GraphFiles, LoadError, ModelDirectory};
 use crate::{CacheCost, Limits, LogitSource, Row, SourceError};
 
 /// How a model is run.
@@ -27,16 +25,27 @@ pub struct Options {
     pub threads: NonZeroUsize,
     /// Positions computed in one run of a long input. Its logits take positions · width · 4 bytes.
     pub chunk: NonZeroUsize,
-    /// Whether sequences that are stepped together are computed together, where that gives each the same
-    /// bits as alone ([`OnnxModel::batches`]).
-    pub batch: bool,
+    /// How sequences that are stepped together are computed.
+    pub batching: Batching,
+}
+
+/// How sequences that are stepped together are computed. Whatever is allowed is used only where trying it out
+/// gives each sequence the same bits as alone ([`OnnxModel::batches`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Batching {
+    /// One after another, by the graph as the file has it.
+    OneByOne,
+    /// Together, padded to one length.
+    Padded,
+    /// In place on the cache, each at its own length, where the graph's attention is recognised; else padded.
+    Best,
 }
 
 impl Options {
-    /// The library from its usual places, one thread, 512 positions a run, batches.
+    /// The library from its usual places, one thread, 512 positions a run, the best way to batch.
     pub fn new() -> Self {
         let chunk = NonZeroUsize::MIN.saturating_add(511);
-        Self { runtime: None, threads: NonZeroUsize::MIN, chunk, batch: true }
+        Self { runtime: None, threads: NonZeroUsize::MIN, chunk, batching: Batching::Best }
     }
 }
 
@@ -46,15 +55,8 @@ impl Default for Options {
     }
 }
 
-/// One graph, loaded.
-struct Graph {
-    file: PathBuf,
-    session: Session,
-    signature: Signature,
-}
-
 /// How a decoder carries its past.
-enum Layout {
+pub(super) enum Layout {
     /// It does not: every step runs the whole sequence.
     NoPast(Graph),
     /// One graph, which also takes an empty past.
@@ -67,30 +69,49 @@ enum Layout {
 
 /// A decoder. One sequence after another, several in turn, or, where it can, several at the same time.
 pub struct OnnxModel {
-    layout: Layout,
-    directory: ModelDirectory,
-    runtime: Runtime,
-    limits: Limits,
+    pub(super) layout: Layout,
+    pub(super) directory: ModelDirectory,
+    pub(super) runtime: Runtime,
+    pub(super) limits: Limits,
     chunk: usize,
     /// Whether several tokens at once may follow a past: see [`OnnxModel::try_out`].
-    bulk: bool,
+    pub(super) bulk: bool,
     /// Ones, as many as the longest sequence so far needed, lent as attention masks.
     ones: Vec<i64>,
     /// 0, 1, 2, …, as many, lent as positions.
     positions: Vec<i64>,
     /// The sequences that are decoded together; `None` if they cannot be.
-    batch: Option<Batch>,
+    pub(super) batch: Option<Together>,
     /// The number of the next sequence.
     next: u64,
+}
+
+/// Sequences that are decoded together.
+pub(super) enum Together {
+    /// Padded to one length, for graphs as they are.
+    Frames(Batch),
+    /// Each at its own length, for graphs whose attention works in place.
+    InPlace(Rows),
+}
+
+impl Together {
+    /// Forgets all sequences, and takes no less room for a row than `least` tokens.
+    pub(super) fn restart(&mut self, least: usize) {
+        match self {
+            Self::Frames(batch) => batch.restart(least),
+            Self::InPlace(rows) => rows.restart(least),
+        }
+    }
 }
 
 /// A sequence of an [`OnnxModel`]: its length, and its keys and values (or its tokens, without a past, or
 /// where in the batch they are).
 pub struct OnnxSequence {
     tokens: Vec<i64>,
-    length: usize,
+    pub(super) length: usize,
     past: Vec<DynValue>,
-    own: Own,
+    pub(super) own: Own,
+    pub(super) store: Store,
     id: u64,
     /// Dropped with the sequence, which frees its row.
     alive: Arc<()>,
@@ -122,248 +143,6 @@ impl std::fmt::Debug for OnnxModel {
 impl std::fmt::Debug for OnnxSequence {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("OnnxSequence").field("length", &self.length).finish_non_exhaustive()
-    }
-}
-
-fn engine(error: impl std::fmt::Display) -> SourceError {
-    SourceError::Engine(error.to_string())
-}
-
-impl Graph {
-    fn load(
-        file: &Path,
-        directory: &ModelDirectory,
-        runtime: &Runtime,
-        options: &Options,
-    ) -> Result<Self, LoadError> {
-        let refused = |reason: String| LoadError::Refused { file: file.to_owned(), reason };
-        let mut builder = session(runtime, options).map_err(refused)?;
-        let session = builder.commit_from_file(file).map_err(|error| refused(error.to_string()))?;
-        let signature = signature::read(&session, file, directory.config())?;
-        Ok(Self { file: file.to_owned(), session, signature })
-    }
-
-    /// The graph without what copies the cache out ([`slim`]); `None` where that cannot be.
-    fn load_slim(
-        file: &Path,
-        directory: &ModelDirectory,
-        runtime: &Runtime,
-        options: &Options,
-    ) -> Option<Self> {
-        let small = std::fs::metadata(file).is_ok_and(|file| file.len() <= LARGEST_SLIMMED);
-        // Weights in other files are looked for beside the graph, which has no place in memory.
-        if !small || !directory.data().is_empty() {
-            return None;
-        }
-        let slimmed = slim::slim(&std::fs::read(file).ok()?)?;
-        let session = session(runtime, options).ok()?.commit_from_memory(&slimmed).ok()?;
-        let signature = signature::read(&session, file, directory.config()).ok()?;
-        let whole = signature.past.len() == signature.presents;
-        whole.then(|| Self { file: file.to_owned(), session, signature })
-    }
-
-    /// Runs the graph, and gives its logits and its outputs `present.*` in the order of their slots.
-    fn run(&mut self, feed: &Feed<'_>) -> Result<(Logits, Vec<DynValue>), SourceError> {
-        let Self { session, signature, .. } = self;
-        let [rows, count] = feed.shape;
-        let tensor = |values, length: usize| {
-            TensorRef::from_array_view(([rows, length], values)).map_err(engine).map(SessionInputValue::from)
-        };
-        let (branch, keep) = ([feed.use_cache], [feed.keep]);
-        let mut inputs: Vec<(&str, SessionInputValue<'_>)> = Vec::with_capacity(signature.inputs.len());
-        for (name, input) in &signature.inputs {
-            let value: SessionInputValue<'_> = match input {
-                Input::Ids => tensor(feed.ids, count)?,
-                Input::Positions => tensor(feed.positions, count)?,
-                Input::Mask => tensor(feed.mask, feed.mask.len() / rows.max(1))?,
-                Input::UseCache => {
-                    TensorRef::from_array_view(([1_usize], &branch[..])).map_err(engine)?.into()
-                }
-                Input::LogitsToKeep => {
-                    TensorRef::from_array_view(([0_usize; 0], &keep[..])).map_err(engine)?.into()
-                }
-                Input::Past(slot) => feed.past.input(*slot)?,
-            };
-            inputs.push((name.as_str(), value));
-        }
-        let outputs: SessionOutputs<'_> = session.run(inputs).map_err(engine)?;
-        let mut present = Vec::with_capacity(signature.presents);
-        let mut logits = None;
-        for (role, (_, value)) in signature.outputs.iter().zip(outputs) {
-            match role {
-                Output::Logits => logits = Some(value),
-                Output::Present(slot) => present.push((*slot, value)),
-                Output::Other => {}
-            }
-        }
-        if !present.is_sorted_by_key(|(slot, _)| *slot) {
-            present.sort_by_key(|(slot, _)| *slot);
-        }
-        let present = present.into_iter().map(|(_, value)| value).collect();
-        let value = logits.ok_or_else(|| engine("no logits came back"))?;
-        Ok((Logits { value, float: signature.logits }, present))
-    }
-}
-
-/// What a graph is run on.
-struct Feed<'a> {
-    ids: &'a [i64],
-    /// Rows, and tokens of a row.
-    shape: [usize; 2],
-    mask: &'a [i64],
-    positions: &'a [i64],
-    use_cache: bool,
-    keep: i64,
-    past: Past<'a>,
-}
-
-/// Where the keys and values of what came before are.
-enum Past<'a> {
-    /// As the graph gave them, or empty ones.
-    Values(&'a [DynValue]),
-    Own(&'a [Slot], &'a Own),
-    Batch(&'a Batch),
-}
-
-impl Past<'_> {
-    fn input(&self, slot: usize) -> Result<SessionInputValue<'_>, SourceError> {
-        let missing = || engine("the cache has too few layers");
-        Ok(match self {
-            Self::Values(values) => values.get(slot).ok_or_else(missing)?.into(),
-            Self::Own(layout, own) => own.tensor(layout, slot).ok_or_else(missing)?.map_err(engine)?.into(),
-            Self::Batch(batch) => batch.tensor(slot).ok_or_else(missing)?.map_err(engine)?.into(),
-        })
-    }
-}
-
-/// Past tensors of length 0.
-fn empty_cache(slots: &[Slot]) -> Result<Vec<DynValue>, SourceError> {
-    let allocator = Allocator::default();
-    slots
-        .iter()
-        .map(|slot| {
-            DynTensor::new(&allocator, slot.float.element(), [1, slot.heads, 0, slot.width])
-                .map(DynTensor::into_dyn)
-                .map_err(engine)
-        })
-        .collect()
-}
-
-/// Graphs up to this size, in bytes, are rewritten in memory.
-const LARGEST_SLIMMED: u64 = 1 << 29;
-
-fn session(runtime: &Runtime, options: &Options) -> Result<SessionBuilder, String> {
-    let text = |error: ort::Error<SessionBuilder>| error.to_string();
-    Session::builder(runtime.environment())
-        .map_err(|error| error.to_string())?
-        .with_intra_threads(options.threads.get())
-        .map_err(text)?
-        .with_inter_threads(1)
-        .map_err(text)?
-        .with_optimization_level(GraphOptimizationLevel::All)
-        .map_err(text)?
-        .with_intra_op_spinning(false)
-        .map_err(text)?
-        .with_inter_op_spinning(false)
-        .map_err(text)?
-        .with_log_level(ort::logging::LogLevel::Error)
-        .map_err(text)
-}
-
-/// An output of logits, still where ONNX Runtime put it.
-struct Logits {
-    value: DynValue,
-    float: Float,
-}
-
-impl Logits {
-    /// Hands the rows to `visit`, each `width` numbers; half precision is widened through `buffer`.
-    fn rows(
-        &self,
-        width: usize,
-        buffer: &mut Vec<f32>,
-        visit: &mut dyn FnMut(usize, &[f32]),
-    ) -> Result<usize, SourceError> {
-        let expected = |shape: &[i64]| match shape {
-            [1, rows, found] if usize::try_from(*found) == Ok(width) => {
-                usize::try_from(*rows).map_err(engine)
-            }
-            _ => Err(engine(format!("logits came back as {shape:?}; [1, positions, {width}] was expected"))),
-        };
-        match self.float {
-            Float::F32 => {
-                let (shape, data) = self.value.try_extract_tensor::<f32>().map_err(engine)?;
-                let rows = expected(shape)?;
-                data.chunks_exact(width).enumerate().for_each(|(i, row)| visit(i, row));
-                Ok(rows)
-            }
-            Float::F16 => {
-                let (shape, data) = self.value.try_extract_tensor::<f16>().map_err(engine)?;
-                let rows = expected(shape)?;
-                buffer.resize(width, 0.0);
-                for (i, row) in data.chunks_exact(width).enumerate() {
-                    row.convert_to_f32_slice(buffer);
-                    visit(i, buffer);
-                }
-                Ok(rows)
-            }
-        }
-    }
-
-    /// Hands the last position of each of `rows` sequences to `visit`, with the sequence's row.
-    fn of_each(
-        &self,
-        rows: usize,
-        width: usize,
-        visit: &mut dyn FnMut(usize, &[f32]),
-    ) -> Result<(), SourceError> {
-        let expected = |length: usize| {
-            if rows > 0 && length == rows * width {
-                Ok(())
-            } else {
-                Err(engine(format!("{length} logits came back; {rows} times {width} were expected")))
-            }
-        };
-        match self.float {
-            Float::F32 => {
-                let (_, data) = self.value.try_extract_tensor::<f32>().map_err(engine)?;
-                expected(data.len())?;
-                data.chunks_exact(width).enumerate().for_each(|(i, row)| visit(i, row));
-            }
-            Float::F16 => {
-                let (_, data) = self.value.try_extract_tensor::<f16>().map_err(engine)?;
-                expected(data.len())?;
-                let mut buffer = vec![0.0; width];
-                for (i, row) in data.chunks_exact(width).enumerate() {
-                    row.convert_to_f32_slice(&mut buffer);
-                    visit(i, &buffer);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// The last row alone.
-    fn last(&self, width: usize, logits: &mut Vec<f32>) -> Result<(), SourceError> {
-        let row = |length: usize| {
-            length.checked_sub(width).filter(|_| length.is_multiple_of(width)).ok_or_else(|| {
-                engine(format!("{length} logits came back; a multiple of {width} was expected"))
-            })
-        };
-        logits.clear();
-        match self.float {
-            Float::F32 => {
-                let (_, data) = self.value.try_extract_tensor::<f32>().map_err(engine)?;
-                logits.extend_from_slice(&data[row(data.len())?..]);
-            }
-            Float::F16 => {
-                let (_, data) = self.value.try_extract_tensor::<f16>().map_err(engine)?;
-                let row = &data[row(data.len())?..];
-                logits.resize(width, 0.0);
-                row.convert_to_f32_slice(logits);
-            }
-        }
-        Ok(())
     }
 }
 
@@ -416,7 +195,7 @@ impl Layout {
     }
 
     /// The graph that carries the past on, or the only one.
-    fn steady(&self) -> &Graph {
+    pub(super) fn steady(&self) -> &Graph {
         match self {
             Self::NoPast(graph)
             | Self::Past(graph)
@@ -462,8 +241,6 @@ impl OnnxModel {
             }
         };
         let context = config.context;
-        let past = &graph.signature.past;
-        let batch = (options.batch && !past.is_empty()).then(|| Batch::new(past));
         let mut model = Self {
             layout,
             limits: Limits { width, context },
@@ -472,22 +249,12 @@ impl OnnxModel {
             bulk: true,
             ones: Vec::new(),
             positions: Vec::new(),
-            batch,
+            batch: None,
             next: 0,
             directory,
         };
-        let slimmed = match (&model.batch, model.directory.graphs(), &model.layout) {
-            (Some(_), GraphFiles::Single(file), Layout::Past(_)) => {
-                Graph::load_slim(file, &model.directory, &model.runtime, options)
-            }
-            _ => None,
-        };
-        let plain = slimmed.map(|graph| std::mem::replace(&mut model.layout, Layout::Past(graph)));
-        if !model.try_batches().unwrap_or(false) {
-            model.batch = None;
-            if let Some(plain) = plain {
-                model.layout = plain;
-            }
+        if options.batching > Batching::OneByOne {
+            model.find_batches(options);
         }
         model.try_out()?;
         Ok(model)
@@ -519,6 +286,11 @@ impl OnnxModel {
         self.batch.is_some()
     }
 
+    /// Whether attention works in place on the cache, which is then never copied.
+    pub fn works_in_place(&self) -> bool {
+        matches!(self.batch, Some(Together::InPlace(_)))
+    }
+
     /// Whether each step costs the whole sequence again, because the graph keeps no past.
     pub fn recomputes(&self) -> bool {
         matches!(self.layout, Layout::NoPast(_))
@@ -547,170 +319,6 @@ impl OnnxModel {
             Layout::Split { first, next } => vec![first, next],
         };
         graphs.into_iter().map(|graph| (graph.file.as_path(), &graph.session, &graph.signature)).collect()
-    }
-
-    /// Whether a batch gives each sequence what it gets alone.
-    ///
-    /// Two sequences of different lengths together must give the logits of each run whole, up to 1 % of the
-    /// logits' range: else the graph counts positions itself, or its mask means something else. And a
-    /// sequence must get the same bits alone and among others, whatever their lengths, and in every frame:
-    /// else the kernels add in another order. Then sequences are decoded one by one.
-    fn try_batches(&mut self) -> Result<bool, SourceError> {
-        let Limits { width, context } = self.limits;
-        let steady = &self.layout.steady().signature;
-        let layout = steady.past.clone();
-        if self.batch.is_none() || steady.step.is_some() || context < 10 || width < 10 {
-            return Ok(false);
-        }
-        let ids: Vec<TokenId> =
-            (0..10).filter_map(|i| u32::try_from(i * (width / 10)).ok().map(TokenId)).collect();
-        // Together against whole.
-        let mut together = Vec::new();
-        let mut whole: Vec<Vec<f32>> = Vec::new();
-        for count in [3, 9] {
-            let mut sequence = self.begin()?;
-            self.prefill(&mut sequence, &ids[..count], &mut Vec::new())?;
-            together.push(sequence);
-            let (mut sequence, mut logits) = (self.begin()?, Vec::new());
-            self.prefill(&mut sequence, &ids[..=count], &mut logits)?;
-            whole.push(logits);
-        }
-        let long = together.last().map(|sequence| sequence.own.clone()).unwrap_or_default();
-        let mut found = vec![Vec::new(); 2];
-        let mut rows: Vec<Row<'_, OnnxSequence>> = together
-            .iter_mut()
-            .zip(&mut found)
-            .zip([ids[3], ids[9]])
-            .map(|((sequence, logits), token)| Row { sequence, token, logits })
-            .collect();
-        self.step(&mut rows)?;
-        drop(together);
-        let extent = |rows: &[Vec<f32>]| {
-            let finite = rows.iter().flatten().filter(|x| x.is_finite());
-            let (low, high) =
-                finite.fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), x| (low.min(*x), high.max(*x)));
-            high - low
-        };
-        let tolerance = 0.01 * extent(&whole);
-        let close = |(a, b): (&f32, &f32)| (a - b).abs() <= tolerance || a.to_bits() == b.to_bits();
-        if !found.iter().flatten().zip(whole.iter().flatten()).all(close) {
-            return Ok(false);
-        }
-
-        // The same bits in every company and in every frame.
-        let Some(batch) = &self.batch else { return Ok(false) };
-        let largest = batch.frame_for(context);
-        let (first, second) = (batch.frame_for(1), batch.frame_for(batch.grain()));
-        let third = batch.frame_for(second + 1);
-        let border = batch.grain().saturating_sub(65);
-        let trials: [(usize, usize, &[usize]); 7] = [
-            (5, 0, &[2, 3, 5, 8, 16]),
-            (5, batch.frame_for(first + 1), &[1]),
-            (5, second, &[1, 2]),
-            (border, 0, &[2]),
-            (border, second, &[1, 3]),
-            (border, third, &[1]),
-            (border + 64, third, &[1]),
-        ];
-        let mut alone: Vec<(usize, Vec<f32>)> = Vec::new();
-        for (length, least, sizes) in trials {
-            if length >= context || least > largest {
-                continue;
-            }
-            let own = long.repeated(&layout, length);
-            if !alone.iter().any(|(known, _)| *known == length) {
-                alone.push((length, self.try_row(&own, 1, 0, ids[4])?));
-            }
-            for size in sizes {
-                let row = self.try_row(&own, *size, least, ids[4])?;
-                let same = |known: &[f32]| known.iter().zip(&row).all(|(a, b)| a.to_bits() == b.to_bits());
-                if !alone.iter().any(|(known, logits)| *known == length && same(logits)) {
-                    return Ok(false);
-                }
-            }
-        }
-        if let Some(batch) = &mut self.batch {
-            batch.restart(0);
-        }
-        Ok(true)
-    }
-
-    /// The logits of one sequence, last of `size`, in a frame of at least `least`.
-    fn try_row(
-        &mut self,
-        own: &Own,
-        size: usize,
-        least: usize,
-        token: TokenId,
-    ) -> Result<Vec<f32>, SourceError> {
-        let Some(batch) = &mut self.batch else { return Ok(Vec::new()) };
-        batch.restart(least);
-        let layout = self.layout.steady().signature.past.clone();
-        let mut sequences = Vec::with_capacity(size);
-        for place in 0..size {
-            let mut sequence = self.begin()?;
-            // The others are shorter, each by another length.
-            let length = if place + 1 == size { own.length } else { (own.length / (place + 2)).max(1) };
-            sequence.own = own.repeated(&layout, length);
-            sequence.length = length;
-            sequences.push(sequence);
-        }
-        let mut logits = vec![Vec::new(); size];
-        let mut rows: Vec<Row<'_, OnnxSequence>> = sequences
-            .iter_mut()
-            .zip(&mut logits)
-            .map(|(sequence, logits)| Row { sequence, token, logits })
-            .collect();
-        self.step(&mut rows)?;
-        Ok(logits.pop().unwrap_or_default())
-    }
-
-    /// Runs a few tokens whole, and again with all but the first after a past.
-    ///
-    /// Some exports were traced with one token at a time and lack the causal mask when several follow a
-    /// past: their logits would be silently wrong. Where the two runs differ by more than 1 % of the
-    /// logits' range, or the second fails, tokens after a past are fed one at a time.
-    fn try_out(&mut self) -> Result<(), LoadError> {
-        const TOKENS: usize = 8;
-        let file = self.layout.steady().file.clone();
-        let failed =
-            |reason: SourceError| LoadError::Trial { file: file.clone(), reason: reason.to_string() };
-        let count = TOKENS.min(self.limits.context).min(self.limits.width);
-        // Different tokens, spread over the vocabulary: equal ones would hide what they see of each other.
-        let ids: Vec<TokenId> = (0..count)
-            .filter_map(|i| u32::try_from(i * (self.limits.width / count.max(1))).ok().map(TokenId))
-            .collect();
-        let mut whole = Vec::new();
-        let mut sequence = self.begin().map_err(failed)?;
-        self.each_position(&mut sequence, &ids, &mut |_, row| whole.push(row.to_vec())).map_err(failed)?;
-        let fixed = self.layout.steady().signature.step;
-        if self.recomputes() || count < 3 {
-            return Ok(());
-        }
-        if fixed.is_some() {
-            self.bulk = false;
-            return Ok(());
-        }
-        let mut sequence = self.begin().map_err(failed)?;
-        let mut rows = Vec::new();
-        let halves = [&ids[..1], &ids[1..]];
-        let same = halves.iter().try_for_each(|ids| {
-            self.each_position(&mut sequence, ids, &mut |_, row| rows.push(row.to_vec()))
-        });
-        let extent = |rows: &[Vec<f32>]| {
-            let (low, high) = rows
-                .iter()
-                .flatten()
-                .filter(|x| x.is_finite())
-                .fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), x| (low.min(*x), high.max(*x)));
-            high - low
-        };
-        let tolerance = 0.01 * extent(&whole);
-        let close = |(a, b): (&f32, &f32)| (a - b).abs() <= tolerance || a.to_bits() == b.to_bits();
-        self.bulk = same.is_ok()
-            && rows.len() == whole.len()
-            && rows.iter().flatten().zip(whole.iter().flatten()).all(close);
-        Ok(())
     }
 
     fn checked(&self, sequence: &OnnxSequence, ids: &[TokenId]) -> Result<Vec<i64>, SourceError> {
@@ -748,10 +356,28 @@ impl OnnxModel {
             self.ones.resize(room, 1);
             self.positions = (0_i64..).take(room).collect();
         }
-        if sequence.seated {
-            let own = self.batch.as_mut().and_then(|batch| batch.take(sequence.id));
-            sequence.own = own.ok_or_else(|| engine("the sequence's keys and values were lost"))?;
-            sequence.seated = false;
+        let lost = || engine("the sequence's keys and values were lost with a failed step");
+        match &mut self.batch {
+            Some(Together::Frames(batch)) => {
+                let seated = std::mem::replace(&mut sequence.seated, false);
+                if seated {
+                    sequence.own = batch.take(sequence.id).ok_or_else(lost)?;
+                }
+            }
+            Some(Together::InPlace(rows)) => {
+                if std::mem::replace(&mut sequence.seated, false) {
+                    sequence.store = rows.take(sequence.id)?.ok_or_else(lost)?;
+                }
+                sequence.store.reserve(rows.layout(), past, total + 1)?;
+                let (Layout::Past(graph), keep) = (&mut self.layout, i64::from(!all)) else {
+                    return Err(engine("a graph in place has a past"));
+                };
+                let store = &mut sequence.store;
+                let logits = graph.run_in_place(ids.to_vec(), ids.len(), &[total], keep, store)?;
+                sequence.length = total;
+                return Ok(logits);
+            }
+            None => {}
         }
         if self.recomputes() {
             sequence.tokens.extend_from_slice(ids);
@@ -781,7 +407,7 @@ impl OnnxModel {
         let feed = Feed { ids, shape, mask, positions, use_cache, keep: i64::from(!all), past: before };
         let (logits, present) = graph.run(&feed)?;
         let count = total - from;
-        if let Some(batch) = &self.batch {
+        if let Some(Together::Frames(batch)) = &self.batch {
             sequence.own.append(batch.layout(), &present, count)?;
         } else if !self.recomputes() {
             sequence.past = present;
@@ -794,41 +420,64 @@ impl OnnxModel {
     fn step_together(&mut self, rows: &mut [Row<'_, OnnxSequence>]) -> Result<(), SourceError> {
         let tokens: Vec<Vec<i64>> =
             rows.iter().map(|row| self.checked(row.sequence, &[row.token])).collect::<Result<_, _>>()?;
-        let Some(batch) = &mut self.batch else { return Err(engine("there is no batch")) };
-        let joining = rows
-            .iter_mut()
-            .map(|row| {
-                let OnnxSequence { id, alive, own, seated, .. } = &mut *row.sequence;
-                (*id, &*alive, (!std::mem::replace(seated, true)).then(|| std::mem::take(own)))
-            })
-            .collect();
-        let places = batch.gather(joining)?;
-        let count = batch.rows();
-        let mut ids = vec![0; count];
-        for (place, token) in places.iter().zip(tokens.iter().flatten()) {
-            if let Some(id) = ids.get_mut(*place) {
-                *id = *token;
+        let tokens = tokens.concat();
+        let take = |sequence: &mut OnnxSequence| !std::mem::replace(&mut sequence.seated, true);
+        let (places, count, logits) = match &mut self.batch {
+            None => return Err(engine("there is no batch")),
+            Some(Together::InPlace(batch)) => {
+                let joining = rows
+                    .iter_mut()
+                    .map(|row| {
+                        let joins = take(row.sequence);
+                        let OnnxSequence { id, alive, length, store, .. } = &mut *row.sequence;
+                        (*id, &*alive, *length, joins.then(|| std::mem::take(store)))
+                    })
+                    .collect();
+                let places = batch.gather(joining)?;
+                let count = batch.rows();
+                let ids = in_places(&places, &tokens, count);
+                let totals: Vec<usize> = (0..count).map(|row| batch.length(row) + 1).collect();
+                let Layout::Past(graph) = &mut self.layout else {
+                    return Err(engine("a graph in place has a past"));
+                };
+                let logits = graph.run_in_place(ids, 1, &totals, 1, &mut batch.store)?;
+                batch.grow();
+                (places, count, logits)
             }
-        }
-        let lengths = (0..count).map(|row| i64::try_from(batch.length(row)).unwrap_or(i64::MAX));
-        let positions: Vec<i64> = lengths.collect();
-        let feed = Feed {
-            ids: &ids,
-            shape: [count, 1],
-            mask: batch.mask(),
-            positions: &positions,
-            use_cache: true,
-            keep: 1,
-            past: Past::Batch(batch),
+            Some(Together::Frames(batch)) => {
+                let joining = rows
+                    .iter_mut()
+                    .map(|row| {
+                        let joins = take(row.sequence);
+                        let OnnxSequence { id, alive, own, .. } = &mut *row.sequence;
+                        (*id, &*alive, joins.then(|| std::mem::take(own)))
+                    })
+                    .collect();
+                let places = batch.gather(joining)?;
+                let count = batch.rows();
+                let ids = in_places(&places, &tokens, count);
+                let lengths = (0..count).map(|row| i64::try_from(batch.length(row)).unwrap_or(i64::MAX));
+                let positions: Vec<i64> = lengths.collect();
+                let feed = Feed {
+                    ids: &ids,
+                    shape: [count, 1],
+                    mask: batch.mask(),
+                    positions: &positions,
+                    use_cache: true,
+                    keep: 1,
+                    past: Past::Batch(batch),
+                };
+                let graph = match &mut self.layout {
+                    Layout::NoPast(graph)
+                    | Layout::Past(graph)
+                    | Layout::Merged(graph)
+                    | Layout::Split { next: graph, .. } => graph,
+                };
+                let (logits, present) = graph.run(&feed)?;
+                batch.grow(&present)?;
+                (places, count, logits)
+            }
         };
-        let graph = match &mut self.layout {
-            Layout::NoPast(graph)
-            | Layout::Past(graph)
-            | Layout::Merged(graph)
-            | Layout::Split { next: graph, .. } => graph,
-        };
-        let (logits, present) = graph.run(&feed)?;
-        batch.grow(&present)?;
         let mut owners: Vec<usize> = vec![usize::MAX; count];
         for (i, place) in places.iter().enumerate() {
             if let Some(owner) = owners.get_mut(*place) {
@@ -843,6 +492,17 @@ impl OnnxModel {
             }
         })
     }
+}
+
+/// Each row's token in its place; 0 in places that nobody has.
+fn in_places(places: &[usize], tokens: &[i64], count: usize) -> Vec<i64> {
+    let mut ids = vec![0; count];
+    for (place, token) in places.iter().zip(tokens) {
+        if let Some(id) = ids.get_mut(*place) {
+            *id = *token;
+        }
+    }
+    ids
 }
 
 impl LogitSource for OnnxModel {
@@ -864,7 +524,11 @@ impl LogitSource for OnnxModel {
         let token = slots.iter().map(bytes).fold(0, u64::saturating_add);
         // While the past becomes the present both are there.
         match &self.batch {
-            Some(batch) => CacheCost { token, shared: true, grain: batch.grain(), copies: 3 },
+            // Rows that move are there twice, and have a quarter to spare.
+            Some(Together::InPlace(_)) => CacheCost { token, shared: true, grain: inplace::GRAIN, copies: 3 },
+            Some(Together::Frames(batch)) => {
+                CacheCost { token, shared: true, grain: batch.grain(), copies: 3 }
+            }
             None => CacheCost { token, shared: false, grain: 1, copies: 2 },
         }
     }
@@ -884,6 +548,7 @@ impl LogitSource for OnnxModel {
             length: 0,
             past: Vec::new(),
             own: Own::default(),
+            store: Store::default(),
             id: self.next,
             alive: Arc::new(()),
             seated: false,

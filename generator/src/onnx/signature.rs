@@ -5,6 +5,7 @@ use std::path::Path;
 use ort::session::Session;
 use ort::value::{Outlet, TensorElementType};
 
+use super::attention::{LENGTHS, LONGEST};
 use super::slim::SUFFIX;
 use super::{Config, LoadError};
 
@@ -41,6 +42,10 @@ pub(super) enum Input {
     UseCache,
     /// A scalar: of how many positions to compute logits; 0 means all.
     LogitsToKeep,
+    /// For each row its tokens less one ([`LENGTHS`]).
+    Lengths,
+    /// The longest row's tokens ([`LONGEST`]).
+    Longest,
     /// Slot 2·layer for keys, 2·layer + 1 for values.
     Past(usize),
 }
@@ -162,8 +167,14 @@ fn fixed(shape: &[i64], axis: usize) -> Option<usize> {
     shape.get(axis).and_then(|length| usize::try_from(*length).ok())
 }
 
-/// Finds and checks the tensors of the graph that `session` runs.
-pub(super) fn read(session: &Session, file: &Path, config: &Config) -> Result<Signature, LoadError> {
+/// Finds and checks the tensors of the graph that `session` runs; `fused` if its attention was put in the
+/// place of the file's.
+pub(super) fn read(
+    session: &Session,
+    file: &Path,
+    config: &Config,
+    fused: bool,
+) -> Result<Signature, LoadError> {
     const IDS: &str = "int64 [batch, sequence]";
     const CACHE: &str = "[batch, heads, past length, head width]";
     const LOGITS: &str = "[batch, sequence, vocabulary]";
@@ -180,6 +191,8 @@ pub(super) fn read(session: &Session, file: &Path, config: &Config) -> Result<Si
             "position_ids" => Input::Positions,
             "use_cache_branch" => Input::UseCache,
             "num_logits_to_keep" => Input::LogitsToKeep,
+            LENGTHS if fused => Input::Lengths,
+            LONGEST if fused => Input::Longest,
             name => match slot(name, PAST) {
                 Some(slot) => Input::Past(slot),
                 // Reported after what is missing: a renamed input is both, and missing says more.
@@ -197,6 +210,8 @@ pub(super) fn read(session: &Session, file: &Path, config: &Config) -> Result<Si
                     step = fixed(&shape, 1);
                 }
             }
+            // We put them there ourselves.
+            Input::Lengths | Input::Longest => {}
             Input::UseCache => {
                 check.tensor(outlet, 1, "[1]", "bool", exact(TensorElementType::Bool))?;
             }
