@@ -92,6 +92,12 @@ impl LoadedModel {
         let model = OnnxModel::from_directory(directory.clone(), options)?;
         model.check_vocabulary(vocabulary.size())?;
         let model_sha256 = directory.model_sha256()?;
+        let way = match (model.works_in_place(), model.batches()) {
+            (true, _) => "in place",
+            (false, true) => "padded",
+            (false, false) => "one by one",
+        };
+        tracing::info!(model = name, sha256 = %model_sha256, batches = way, "loaded a model");
         let engine = Engine::start(model, lexicon.clone(), limits).map_err(ModelError::Thread)?;
         Ok(Self {
             name,

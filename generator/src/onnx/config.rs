@@ -29,6 +29,9 @@ pub struct Config {
     pub bos: Option<TokenId>,
     /// `eos_token_id`, one or several.
     pub eos: Vec<TokenId>,
+    /// Whether every token sees all before it, unchanged: no setting speaks of windows, local or chunked
+    /// attention, biases by distance or capped scores.
+    pub full_attention: bool,
 }
 
 /// What `generation_config.json` says of tokens. Its sampling settings are not read: sampling is the caller's to choose.
@@ -86,6 +89,26 @@ impl<'a> Fields<'a> {
         })
     }
 
+    /// Whether no setting speaks of anything but plain attention to all tokens. Errs on the side of caution.
+    fn full_attention(&self) -> bool {
+        const SPEAK: [&str; 7] =
+            ["window", "sliding", "local", "chunk", "alibi", "softcap", "attention_types"];
+        let says = |name: &str| self.object.get(name);
+        // Qwen2 names a window and says beside it that there is none.
+        let unused = says("use_sliding_window") == Some(&Value::Bool(false));
+        let plain = |kind: &Value| kind.as_str() == Some("full_attention");
+        let layers = match says("layer_types") {
+            Some(Value::Array(layers)) => layers.iter().all(plain),
+            other => other.is_none_or(Value::is_null),
+        };
+        let said = |(name, value): (&String, &Value)| {
+            let about = SPEAK.iter().any(|word| name.contains(word));
+            let window = unused && matches!(name.as_str(), "sliding_window" | "max_window_layers");
+            about && !window && !matches!(value, Value::Null | Value::Bool(false))
+        };
+        layers && !self.object.iter().any(said)
+    }
+
     fn bos(&self) -> Result<Option<TokenId>, LoadError> {
         self.read(&["bos_token_id"], "a token number", token)
     }
@@ -130,6 +153,7 @@ impl Config {
                 .ok_or_else(|| fields.wrong(CONTEXT[0], "the context length in tokens", None))?,
             bos: fields.bos()?,
             eos: fields.eos()?,
+            full_attention: fields.full_attention(),
         })
     }
 }
@@ -178,6 +202,30 @@ mod tests {
         assert!(message(r#"{"n_ctx":-4}"#).contains("n_ctx should be a whole number above 0, and is -4"));
         assert!(message(r#"{"n_ctx":8,"eos_token_id":["x"]}"#).contains("eos_token_id"));
         assert!(message(r#"{"n_ctx":8,"vocab_size":1.5}"#).contains("vocab_size"));
+    }
+
+    #[test]
+    fn windows_and_their_like_are_noticed() {
+        let full = |more: &str| parse(&format!(r#"{{"n_ctx":8,{more}}}"#)).unwrap().full_attention;
+        for plain in [
+            r#""sliding_window":null"#,
+            r#""use_sliding_window":false,"sliding_window":4096,"max_window_layers":21"#,
+            r#""layer_types":["full_attention","full_attention"]"#,
+            r#""alibi":false"#,
+        ] {
+            assert!(full(plain), "{plain}");
+        }
+        for other in [
+            r#""sliding_window":4096"#,
+            r#""use_sliding_window":true,"sliding_window":4096"#,
+            r#""layer_types":["full_attention","sliding_attention"]"#,
+            r#""attn_logit_softcapping":50.0"#,
+            r#""attention_types":[[["global","local"],12]]"#,
+            r#""attention_chunk_size":8192"#,
+            r#""alibi":true"#,
+        ] {
+            assert!(!full(other), "{other}");
+        }
     }
 
     #[test]

@@ -42,9 +42,12 @@ pub enum Batching {
 }
 
 impl Options {
-    /// The library from its usual places, one thread, 512 positions a run, the best way to batch.
+    /// The library from its usual places, one thread, 128 positions a run, the best way to batch.
+    ///
+    /// Larger chunks are no faster (900 tokens of the fixture model: 137 ms in chunks of 128, 168 ms in chunks of
+    /// 512), hold more logits, and keep others waiting longer.
     pub fn new() -> Self {
-        let chunk = NonZeroUsize::MIN.saturating_add(511);
+        let chunk = NonZeroUsize::MIN.saturating_add(127);
         Self { runtime: None, threads: NonZeroUsize::MIN, chunk, batching: Batching::Best }
     }
 }

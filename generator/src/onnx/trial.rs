@@ -24,7 +24,10 @@ impl OnnxModel {
             Graph::load_rewritten(file, &model.directory, &model.runtime, options, rewrite, fused)
         };
         let heads = self.directory.config().heads;
-        let fusible = options.batching == Batching::Best && slots.iter().all(|slot| slot.float == Float::F32);
+        // The operator sees all tokens; a window is longer than any trial.
+        let fusible = options.batching == Batching::Best
+            && self.directory.config().full_attention
+            && slots.iter().all(|slot| slot.float == Float::F32);
         let fused = heads
             .filter(|_| fusible)
             .and_then(|heads| rewritten(self, &|model| attention::fuse(model, heads, &slots), true));
