@@ -149,6 +149,11 @@ fn request(first: u32, length: usize, tokens: usize) -> Request {
     Request::new(prompt, Sampling::greedy(), tokens)
 }
 
+/// Lets that many steps pass. Once the thread has ended nobody stands at the gate.
+fn pass(gate: &Sender<()>, steps: usize) {
+    (0..steps).for_each(|_| gate.send(()).unwrap_or_default());
+}
+
 async fn soon<T>(what: impl Future<Output = T>) -> T {
     tokio::time::timeout(LONG, what).await.expect("it hangs")
 }
@@ -187,11 +192,11 @@ async fn sequences_join_and_leave_between_steps() {
     let (fake, calls, gate) = Fake::gated();
     let engine = Engine::start(fake, lexicon(), limits()).unwrap();
     let first = engine.generate(request(201, 1, 7)).unwrap();
-    gate.send(()).unwrap();
+    pass(&gate, 1);
     until(|| calls.lock().unwrap().len() >= 2).await;
     // The thread waits in the second step; this one joins the third.
     let second = engine.generate(request(202, 1, 3)).unwrap();
-    (0..20).for_each(|_| gate.send(()).unwrap());
+    pass(&gate, 20);
     assert_eq!(soon(second.finish()).await.unwrap().generation.tokens.len(), 3);
     assert_eq!(soon(first.finish()).await.unwrap().generation.tokens.len(), 7);
     let steps: Vec<_> =
@@ -210,7 +215,7 @@ async fn a_long_prompt_is_read_in_pieces_between_steps() {
     let long = engine.generate(request(202, 22, 2)).unwrap();
     let longer = engine.generate(request(203, 40, 2)).unwrap();
     until(|| engine.health().queued == 2 || engine.health().active == 3).await;
-    (0..100).for_each(|_| gate.send(()).unwrap());
+    pass(&gate, 100);
     for stream in [short, long, longer] {
         soon(stream.finish()).await.unwrap();
     }
@@ -244,7 +249,7 @@ async fn entropies_are_read_between_steps_and_agree_with_the_source() {
     let wanted = ids.clone();
     let entropies = tokio::spawn(async move { asking.entropies(&[], &wanted).await });
     until(|| engine.health().scoring == 1).await;
-    (0..100).for_each(|_| gate.send(()).unwrap());
+    pass(&gate, 100);
     let entropies = soon(entropies).await.unwrap().unwrap();
     assert_eq!(entropies.len(), 30);
     assert!(
@@ -296,18 +301,18 @@ async fn queue_and_memory_bound_what_is_admitted() {
     let EngineError::Busy { retry_after } = busy else { panic!("{busy}") };
     assert!((Duration::from_secs(1)..=Duration::from_secs(60)).contains(&retry_after));
     // The thread may have begun with the first alone.
-    gate.send(()).unwrap();
+    pass(&gate, 1);
     until(|| engine.health().active == 2).await;
     assert_eq!((engine.health().queued, engine.health().cache_bytes), (3, 420));
     // One leaves: its place is free at once, for one to join and one to queue.
     drop(streams.remove(0));
-    gate.send(()).unwrap();
+    pass(&gate, 1);
     until(|| engine.health().queued == 2 && engine.health().active == 2).await;
     streams.push(engine.generate(request(206, 1, 20)).unwrap());
     // One that leaves the queue frees its place there, too.
     drop(streams.pop());
     streams.push(engine.generate(request(207, 1, 20)).unwrap());
-    (0..200).for_each(|_| gate.send(()).unwrap());
+    pass(&gate, 200);
     for stream in streams {
         assert_eq!(soon(stream.finish()).await.unwrap().generation.tokens.len(), 20);
     }
@@ -367,12 +372,12 @@ async fn a_text_that_is_stopped_tells_what_there_is() {
     let (fake, _, gate) = Fake::gated();
     let engine = Engine::start(fake, lexicon(), limits()).unwrap();
     let mut stream = engine.generate(request(201, 1, 50)).unwrap();
-    (0..2).for_each(|_| gate.send(()).unwrap());
+    pass(&gate, 2);
     for _ in 0..3 {
         soon(stream.next()).await.unwrap().unwrap();
     }
     stream.stop();
-    gate.send(()).unwrap();
+    pass(&gate, 1);
     let finished = soon(stream.finish()).await.unwrap();
     assert_eq!(finished.generation.finish, Finish::Cancelled);
     assert!((3..=4).contains(&finished.generation.tokens.len()));
@@ -391,10 +396,7 @@ async fn a_panic_ends_everyone_and_health_says_so() {
         let asking = engine.clone();
         let scoring = tokio::spawn(async move { asking.entropies(&[], &[TokenId(300); 50]).await });
         until(|| engine.health().scoring == 1).await;
-        // Once the thread is gone nobody stands at the gate.
-        for _ in 0..100 {
-            let _ = gate.send(());
-        }
+        pass(&gate, 100);
         for stream in [running, fatal, queued] {
             assert!(matches!(soon(stream.finish()).await, Err(EngineError::Dead)));
         }
@@ -435,7 +437,7 @@ async fn draining_finishes_what_was_admitted_and_takes_no_more() {
     until(|| engine.health().state == EngineState::Draining).await;
     assert!(matches!(engine.generate(request(204, 1, 5)), Err(EngineError::Draining)));
     assert!(!drained.is_finished());
-    (0..100).for_each(|_| gate.send(()).unwrap());
+    pass(&gate, 100);
     for stream in streams {
         assert_eq!(soon(stream.finish()).await.unwrap().generation.tokens.len(), 5);
     }
@@ -454,11 +456,11 @@ async fn a_cancelled_reading_is_dropped() {
     let asking = engine.clone();
     let scoring = tokio::spawn(async move { asking.entropies(&[], &[TokenId(300); 600]).await });
     until(|| engine.health().scoring == 1).await;
-    gate.send(()).unwrap();
+    pass(&gate, 1);
     until(|| calls.lock().unwrap().contains(&Call::Read(4))).await;
     scoring.abort();
     let _ = scoring.await;
-    (0..100).for_each(|_| gate.send(()).unwrap());
+    pass(&gate, 100);
     soon(text.finish()).await.unwrap();
     until(|| engine.health().scoring == 0).await;
     let reads = calls.lock().unwrap().iter().filter(|call| matches!(call, Call::Read(_))).count();
