@@ -107,8 +107,9 @@ impl Walker {
 
 #[test]
 fn a_sequence_gets_the_same_bits_in_every_company() {
-    for batching in [Batching::Best, Batching::Padded] {
-        let (mut model, _) = open(&Options { batching, ..Options::new() });
+    for (batching, threads) in [(Batching::Best, 1), (Batching::Best, 2), (Batching::Padded, 1)] {
+        let threads = threads.try_into().unwrap();
+        let (mut model, _) = open(&Options { batching, threads, ..Options::new() });
         assert!(model.batches(), "ONNX Runtime's kernels make rows depend on each other on this machine");
         assert_eq!(
             model.works_in_place(),
