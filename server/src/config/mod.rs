@@ -134,6 +134,9 @@ impl Default for HttpSettings {
     }
 }
 
+/// What the service itself has to say; libraries only when something is wrong.
+const LOG_FILTER: &str = "warn,dandyroll=info,dandyroll_server=info,dandyroll_cli=info";
+
 impl HttpSettings {
     fn read(reader: &mut Reader) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -202,7 +205,7 @@ impl Settings {
             checkpoint_file: reader.path("audit.checkpoint_file", &data_dir.join("audit.checkpoints")),
         };
         let format: String = reader.parsed("log.format", "text", "text or json");
-        let filter: String = reader.parsed("log.filter", "info", "a filter");
+        let filter: String = reader.parsed("log.filter", LOG_FILTER, "a filter");
         let log = LogSettings {
             format: match format.as_str() {
                 "text" => LogFormat::Text,
@@ -215,7 +218,7 @@ impl Settings {
             filter,
         };
         if !crate::telemetry::log::is_filter(&log.filter) {
-            reader.fault("log.filter", "it is a filter such as info or info,dandyroll::access=off");
+            reader.fault("log.filter", "it is a filter such as info or warn,dandyroll::access=info");
         }
         let model = ModelSettings {
             directory: reader.optional_path("model.directory"),

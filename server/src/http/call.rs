@@ -116,9 +116,9 @@ impl Call {
             let known = endpoint.parameters.iter().any(|p| p.place == Place::Query && p.name == name);
             let twice = query.iter().take(at).any(|(before, _)| before == name);
             if !known || twice {
-                let name: String = name.chars().take(64).collect();
                 let what = if known { "is given twice" } else { "is not known here" };
-                return Err(invalid(&name, format!("the query parameter {name:?} {what}")));
+                let name = if is_plain_name(name) { name } else { "that has no plain name" };
+                return Err(invalid(name, format!("the query parameter {name} {what}")));
             }
         }
         Ok(Self { service, endpoint, request, payload, id, caller, query, read: None })
@@ -385,6 +385,12 @@ pub fn read_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     Ok(value)
 }
 
+/// Whether a name that the caller made up may be repeated: a word, and no token that slipped into its place.
+fn is_plain_name(name: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.');
+    (1..=40).contains(&name.len()) && name.bytes().all(plain) && !name.starts_with("wmk_")
+}
+
 fn json_error(path: &str, error: &serde_json::Error) -> ApiError {
     let place = format!("line {}, column {}", error.line(), error.column());
     if error.classify() != serde_json::error::Category::Data {
@@ -392,8 +398,22 @@ fn json_error(path: &str, error: &serde_json::Error) -> ApiError {
     }
     let whole = error.to_string();
     let message = whole.rsplit_once(" at line ").map_or(whole.as_str(), |(message, _)| message);
+    // serde_path_to_error puts an unknown field's name at the path's end.
+    let unknown =
+        message.strip_prefix("unknown field `").map(|rest| rest.split_once("`, ").unwrap_or((rest, "")));
+    let path = match unknown {
+        Some((name, _)) if !is_plain_name(name) => {
+            path.strip_suffix(name).unwrap_or(".").trim_end_matches('.')
+        }
+        _ => path,
+    };
+    let path = if path.is_empty() { "." } else { path };
     let (code, detail) = match message.split_once(' ').map_or(message, |(first, _)| first) {
-        "unknown" if message.starts_with("unknown field") => (ErrorCode::UnknownField, message.to_owned()),
+        "unknown" if unknown.is_some() => {
+            let (name, rest) = unknown.unwrap_or_default();
+            let name = if is_plain_name(name) { format!(" `{name}`") } else { String::new() };
+            (ErrorCode::UnknownField, format!("unknown field{name}, {rest}"))
+        }
         "missing" => (ErrorCode::MissingField, message.to_owned()),
         "invalid" | "unknown" => {
             // "invalid type: string "…", expected u32": only the expectation is repeated.
@@ -444,7 +464,7 @@ mod tests {
 
     #[test]
     fn faults_in_json_are_told_apart_and_quote_nothing() {
-        let table: [(&[u8], ErrorCode, &str); 11] = [
+        let table: [(&[u8], ErrorCode, &str); 13] = [
             (br#"["a",["generate"]]"#, ErrorCode::InvalidValue, "expected an object"),
             (
                 br#"{"name":"a","scopes":[],"rate_limit":[1,2]}"#,
@@ -456,6 +476,16 @@ mod tests {
             (b"{\"name\":\"\xff\"}", ErrorCode::InvalidUtf8, "byte 9"),
             (br#"{"name":"a","scopes":["generate"]} x"#, ErrorCode::MalformedJson, "column 36"),
             (br#"{"name":"a","scopes":["generate"],"colour":"s3cret"}"#, ErrorCode::UnknownField, "colour"),
+            (
+                br#"{"name":"a","scopes":[],"s3cret of mine":1}"#,
+                ErrorCode::UnknownField,
+                "unknown field, expected",
+            ),
+            (
+                br#"{"name":"a","scopes":[],"rate_limit":{"burst":1,"wmk_s3cret":1}}"#,
+                ErrorCode::UnknownField,
+                "rate_limit: unknown field, expected",
+            ),
             (br#"{"name":"a"}"#, ErrorCode::MissingField, "scopes"),
             (br#"{"name":["s3cret"],"scopes":[]}"#, ErrorCode::InvalidValue, "name: expected a string"),
             (br#"{"name":"a","scopes":["s3cret"]}"#, ErrorCode::InvalidValue, "scopes[0]"),

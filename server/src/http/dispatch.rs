@@ -368,7 +368,58 @@ fn trace_id(request: &HttpRequest) -> Option<&str> {
 mod tests {
     use actix_web::test::TestRequest;
 
+    use super::super::endpoints::ROW;
     use super::*;
+    use crate::audit::Outcome as End;
+    use crate::config::{Settings, Sources};
+    use crate::http::Application;
+    use crate::store::EntryFilter;
+
+    /// Begins an operation, and panics in the middle of it.
+    static PANICS: Endpoint = Endpoint {
+        path: "/panics",
+        id: "panics",
+        handler: |call| {
+            Box::pin(async move {
+                let (subject, detail) = (Subject::default(), Detail::new());
+                let intent = Intent { action: "panics", actor: "test".into(), subject, detail };
+                let _operation = call.service().node().audit().begin(&intent).await?;
+                panic!("s3cret of the caller's");
+            })
+        },
+        ..ROW
+    };
+
+    #[tokio::test]
+    async fn a_handler_that_panics_is_answered_and_its_operation_ended() {
+        let folder = tempfile::tempdir().unwrap();
+        let flags =
+            [("data_dir", folder.path().display().to_string()), ("http.listen", "127.0.0.1:0".into())];
+        let settings = Settings::read(Sources { flags: flags.into(), ..Sources::none() }).unwrap();
+        let application = Application::build(&settings).await.unwrap();
+        let service = Arc::clone(application.service());
+        let request = TestRequest::default().insert_header(("x-request-id", "r1")).to_http_request();
+        let response =
+            dispatch(Arc::clone(&service), Target::Endpoint(&PANICS), request, Payload::None).await;
+        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        let body = actix_web::body::to_bytes(response.into_body()).await.unwrap_or_default();
+        let body = String::from_utf8_lossy(&body).into_owned();
+        assert!(body.contains("\"internal\"") && body.contains("r1") && !body.contains("s3cret"), "{body}");
+        let filter = EntryFilter { action: Some("panics".into()), ..EntryFilter::default() };
+        let mut outcomes = Vec::new();
+        for _ in 0..200 {
+            let (rows, _) = service.node.audit().list(&filter, None, 10).await.unwrap();
+            outcomes = rows.iter().map(|row| row.outcome.clone()).collect();
+            if outcomes.len() == 2 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(outcomes, [None, Some(End::Interrupted.name().to_owned())]);
+        let metrics = service.metrics.render(&service.gauges());
+        assert!(metrics.contains("dandyroll_errors_total{code=\"internal\"} 1"), "{metrics}");
+        assert!(metrics.contains("dandyroll_http_in_flight 0"), "{metrics}");
+    }
 
     #[test]
     fn traces_are_read_as_w3c_writes_them() {

@@ -366,7 +366,7 @@ const LIMIT: Parameter = query("limit", Kind::Limit, "How many items a page has 
 const CURSOR: Parameter = query("cursor", Kind::Cursor, "Where to read on: the `next` of the page before.");
 
 /// What rows leave out.
-const ROW: Endpoint = Endpoint {
+pub(super) const ROW: Endpoint = Endpoint {
     method: Verb::Get,
     path: "",
     id: "",

@@ -30,6 +30,7 @@ mod crash;
 mod http;
 mod idempotency_http;
 mod keys;
+mod leaks;
 mod model;
 mod node;
 mod outage;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use dandyroll_server::config::{Settings, Sources};
@@ -24,6 +24,9 @@ pub(crate) struct Served {
     running: JoinHandle<Result<(), StartError>>,
 }
 
+/// What every server of this process answered, to be searched for secrets.
+pub(crate) static REPLIES: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+
 /// An answer that was read to its end.
 #[derive(Debug)]
 pub(crate) struct Reply {
@@ -34,6 +37,16 @@ pub(crate) struct Reply {
 
 impl Reply {
     pub(crate) async fn of(response: reqwest::Response) -> Self {
+        let reply = Self::of_secret(response).await;
+        let mut all = REPLIES.lock().unwrap_or_else(PoisonError::into_inner);
+        all.extend_from_slice(format!("{:?}\n", reply.headers).as_bytes());
+        all.extend_from_slice(reply.text.as_bytes());
+        drop(all);
+        reply
+    }
+
+    /// One that may hold a secret: it is not kept in [`REPLIES`].
+    pub(crate) async fn of_secret(response: reqwest::Response) -> Self {
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         Self { status, headers, text: response.text().await.unwrap() }
     }

@@ -28,7 +28,7 @@ on_both!(
 );
 
 /// Everything that is logged in this process, at debug level.
-fn log() -> &'static Arc<Mutex<Vec<u8>>> {
+pub(crate) fn log() -> &'static Arc<Mutex<Vec<u8>>> {
     struct Writer(Arc<Mutex<Vec<u8>>>);
     impl Write for Writer {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {

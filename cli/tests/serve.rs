@@ -1,0 +1,158 @@
+//! `dandyroll serve` as a new user meets it: the first start, the lines it prints, the second start, the stop.
+
+#![cfg(unix)]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on must fail"
+)]
+
+mod common;
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, Command, Stdio};
+
+use common::{Bench, fixture};
+use serde_json::Value;
+
+/// A server that is running; ended when dropped, whatever the test did.
+struct Running {
+    child: Child,
+    /// What it said before it was ready, line by line.
+    said: Vec<String>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+impl Running {
+    fn start(bench: &Bench, last: &str) -> Self {
+        let model = fixture("model");
+        let mut child = Command::new(env!("CARGO_BIN_EXE_dandyroll"))
+            .args(["serve", "--listen", "127.0.0.1:0", "--data-dir", &bench.path("data"), "--model"])
+            .arg(model)
+            .current_dir(bench.path("."))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut said = Vec::new();
+        loop {
+            match lines.next() {
+                Some(line) => said.push(line.unwrap()),
+                None => {
+                    let mut error = String::new();
+                    child.stderr.take().unwrap().read_to_string(&mut error).unwrap();
+                    panic!("it ended: {error}");
+                }
+            }
+            if said.last().unwrap().starts_with(last) {
+                break;
+            }
+        }
+        // Read on, so that it never waits for us.
+        std::thread::spawn(move || lines.for_each(drop));
+        let stderr = child.stderr.take().unwrap();
+        std::thread::spawn(move || BufReader::new(stderr).lines().for_each(drop));
+        Self { child, said }
+    }
+
+    fn url(&self) -> String {
+        let line = &self.said[0];
+        line.split_whitespace().find(|word| word.starts_with("http://")).unwrap().to_owned()
+    }
+
+    /// Sends a signal and gives the exit code.
+    fn stop(mut self, signal: &str) -> Option<i32> {
+        let killed = Command::new("kill").args([signal, &self.child.id().to_string()]).status().unwrap();
+        assert!(killed.success());
+        self.child.wait().unwrap().code()
+    }
+}
+
+/// Runs a printed line as a person does who pastes it.
+fn paste(bench: &Bench, line: &str) -> Value {
+    let output = Command::new("sh").args(["-c", line]).current_dir(bench.path(".")).output().unwrap();
+    let (out, err) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{line}: {err}");
+    serde_json::from_str(&out)
+        .unwrap_or_else(|error| panic!("{error}: {out}{err} (curl and python3 are needed)"))
+}
+
+/// Texts end where the model ends them; one that is long enough to be judged comes soon.
+fn generate(bench: &Bench, line: &str) -> Value {
+    for _ in 0..20 {
+        let made = paste(bench, line);
+        if made["usage"]["completion_tokens"].as_u64().expect("no text") >= 150 {
+            return made;
+        }
+    }
+    panic!("the model ends every text");
+}
+
+#[test]
+fn the_printed_lines_work_as_pasted() {
+    let bench = Bench::new();
+    let server = Running::start(&bench, "Stop with");
+    let said = server.said.clone();
+    let lines: Vec<&String> =
+        said.iter().filter(|line| line.starts_with("curl") || line.starts_with("python3")).collect();
+    let [make, detect, rotate] = lines[..] else { panic!("{said:#?}") };
+    let version = |made: &Value| made["choices"][0]["watermark"]["version"].as_u64().unwrap();
+    let found = |seen: &Value| {
+        assert_eq!(seen["verdict"], "detected", "{seen}");
+        seen["findings"][0]["key"]["version"].as_u64().unwrap()
+    };
+    let old = generate(&bench, make);
+    assert_eq!(version(&old), 1);
+    let kept = std::fs::read(bench.path("marked.json")).unwrap();
+    assert_eq!(found(&paste(&bench, detect)), 1);
+    let rotated = paste(&bench, rotate);
+    assert_eq!(
+        (rotated["version"].as_u64(), rotated["state"].as_str()),
+        (Some(2), Some("active")),
+        "{rotated}"
+    );
+    let new = generate(&bench, make);
+    assert_eq!(version(&new), 2);
+    assert_eq!(found(&paste(&bench, detect)), 2);
+    std::fs::write(bench.path("marked.json"), kept).unwrap();
+    assert_eq!(found(&paste(&bench, detect)), 1, "old text names the old version");
+    assert_eq!(server.stop("-TERM"), Some(0));
+
+    // The token is in no later greeting, and still works.
+    let server = Running::start(&bench, "dandyroll serves at");
+    let line = rotate.replace(&url_in(rotate), &server.url());
+    assert_eq!(paste(&bench, &line)["version"], 3);
+    assert!(server.said.iter().all(|line| !line.contains("wmk_")));
+    assert_eq!(server.stop("-INT"), Some(0));
+}
+
+fn url_in(line: &str) -> String {
+    let at = line.find("http://").unwrap();
+    let rest = &line[at..];
+    rest[..rest[7..].find('/').unwrap() + 7].to_owned()
+}
+
+#[test]
+fn settings_are_checked_and_all_faults_told() {
+    let bench = Bench::new();
+    let ran = bench.run(&["serve", "--check-config", "--listen", "127.0.0.1:1"], b"");
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{}", ran.out);
+    assert!(ran.out.contains("listen = \"127.0.0.1:1\" # flag"), "{}", ran.out);
+    let file = bench.file("bad.toml", "[http]\nworkers = 0\nbody_timeout_ms = \"soon\"\n[data]\nx = 1\n");
+    let ran = bench.run(&["serve", "--config", &file, "--listen", "here"], b"");
+    assert_eq!(ran.code, 2);
+    for name in ["http.workers", "http.body_timeout_ms", "data.x", "http.listen"] {
+        assert!(ran.err.contains(name), "{name} not in {}", ran.err);
+    }
+    assert!(!std::path::Path::new(&bench.path("dandyroll-data")).exists(), "nothing was made");
+    let ran = bench.run(&["serve", "--config", "/none/such.toml"], b"");
+    assert!(ran.code == 2 && ran.err.contains("/none/such.toml"), "{}", ran.err);
+}
