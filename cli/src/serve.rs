@@ -56,6 +56,8 @@ async fn serve(settings: &Settings, out: &mut impl Write) -> Result<Outcome, Fai
         first::built_in_profiles(&node, tokenizer, Some(model.sha256())).await?;
     }
     let token = first::administrator(&node).await?;
+    // What was just made works as soon as it is printed.
+    node.refresh().await.map_err(crate::desk::DeskError::from)?;
     let url = format!("http://{}", application.address());
     let stopper = application.stopper();
     let signals = tokio::spawn(async move {

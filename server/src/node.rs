@@ -221,6 +221,16 @@ impl Node {
         Arc::clone(&self.inner.snapshot.borrow())
     }
 
+    /// Waits, a second at most, until every change that this server knows to be stored is in force here: who made
+    /// a token or a ring through it can use them with the next request.
+    pub async fn caught_up(&self) {
+        let known = *self.inner.store.changes().borrow();
+        let mut snapshots = self.snapshots();
+        let in_force = snapshots.wait_for(|snapshot| snapshot.revision >= known);
+        // Later than that it comes into force all the same: the change is stored, and said to be.
+        drop(tokio::time::timeout(TICK, in_force).await);
+    }
+
     /// Tells of each new snapshot.
     pub fn snapshots(&self) -> watch::Receiver<Arc<Snapshot>> {
         self.inner.snapshot.subscribe()
