@@ -7,6 +7,8 @@
     python3 x.py setup          fetch ONNX Runtime (the other commands do so when it is missing)
     python3 x.py docs           write docs/http.md and docs/openapi.json from the service's own tables
     python3 x.py evidence       measure again what docs/evidence.md says, tables and pictures
+    python3 x.py clients        the openai package and schemathesis against the service, and lints of deploy/
+    python3 x.py faults         kill the service at 200 random moments for each store, rotate and cut it off under load
     python3 x.py deny           licences, sources and duplicates of dependencies (installs cargo-deny if missing)
     python3 x.py run ARGS…      build and run the command line `dandyroll` with these arguments
 """
@@ -193,6 +195,31 @@ def evidence(arguments: list[str]) -> None:
     run(python, ROOT / "evidence" / "report.py")
 
 
+def clients(arguments: list[str]) -> None:
+    """Real clients against a running service, and deploy/ against the linters of its formats."""
+    library = str(setup())
+    folder = ROOT / "server" / "tests" / "clients"
+    python = venv("clients-venv", folder / "requirements.txt")
+    run("cargo", "build", "--quiet", "--locked", "-p", "dandyroll-cli")
+    binary = ROOT / "target" / "debug" / "dandyroll"
+    run(python, folder / "run.py", binary, ROOT / "fixtures" / "model", *arguments, ORT_DYLIB_PATH=library)
+    tools = python.parent
+    run(tools / "hadolint", ROOT / "deploy" / "Containerfile")
+    run(tools / "check-jsonschema", "--builtin-schema", "vendor.compose-spec", ROOT / "deploy" / "compose.yaml")
+
+
+def faults(arguments: list[str]) -> None:
+    """The everyday run kills a few times; this is the long one."""
+    library = str(setup())
+    postgres()
+    run(
+        *("cargo", "test", "--locked", "-p", "dandyroll-cli", "--test", "faults", "--"),
+        *("--nocapture", "--test-threads", "1", *arguments),
+        ORT_DYLIB_PATH=library,
+        DANDYROLL_TEST_KILLS=os.environ.get("DANDYROLL_TEST_KILLS", "200"),
+    )
+
+
 def deny() -> None:
     """Advisories are left to who can reach the advisory database: `cargo deny check advisories`."""
     tools = ROOT / "target" / "tools"
@@ -211,6 +238,8 @@ def main() -> int:
         "test": lambda: test(arguments),
         "setup": lambda: print(setup()),
         "evidence": lambda: evidence(arguments),
+        "clients": lambda: clients(arguments),
+        "faults": lambda: faults(arguments),
         "deny": deny,
         "run": lambda: cargo_run(*arguments, ORT_DYLIB_PATH=str(setup())),
     }
