@@ -60,12 +60,12 @@ pub struct VerifyReport {
     /// Checkpoints with a good signature, in this server's file.
     pub checkpoints: u64,
     /// What is wrong.
-    pub findings: Vec<Finding>,
+    pub findings: Vec<AuditFinding>,
 }
 
-/// One thing that is wrong.
+/// One thing that is wrong with the audit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Finding {
+pub struct AuditFinding {
     /// `edited_row`, `removed_row`, `swapped_rows`, `added_row`, `cut_tail`, `rewritten_chain`, `rolled_back`, …
     pub kind: String,
     /// The first entry concerned.

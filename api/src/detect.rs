@@ -13,11 +13,11 @@ pub struct Look {
     /// Whose keys: ring aliases (every version that detects), `alias@version`, key ids, or `all`. Default: `all`,
     /// that is every ring that the token may use.
     #[serde(default)]
-    #[schema(max_items = 64, min_items = 1)]
+    #[schema(max_items = 64, min_items = 1, value_type = Option<Vec<KeyName>>)]
     pub keys: Option<Vec<String>>,
     /// Which profiles: names or ids. Default: the server's setting.
     #[serde(default)]
-    #[schema(max_items = 16, min_items = 1)]
+    #[schema(max_items = 16, min_items = 1, value_type = Option<Vec<ProfileName>>)]
     pub profiles: Option<Vec<String>>,
     /// Which positions count. Each mode is a hypothesis of its own. Default: `auto`.
     #[serde(default)]
@@ -37,6 +37,16 @@ pub struct Look {
     #[serde(default)]
     pub include_compromised: bool,
 }
+
+/// Keys to look for: a ring's alias, `alias@version`, a key id, or `all`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(pattern = "^(all|[a-z0-9][a-z0-9._-]{0,63}(@[1-9][0-9]{0,8})?)$")]
+pub struct KeyName(pub String);
+
+/// A profile, by id or name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(pattern = "^(wp_[a-z2-7]{52}|[a-z0-9][a-z0-9._-]{0,63})$")]
+pub struct ProfileName(pub String);
 
 /// Which positions of a text are scored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -63,11 +73,11 @@ pub struct DetectRequest {
     pub prompt: Option<String>,
     /// As `keys` of `Look`.
     #[serde(default)]
-    #[schema(max_items = 64, min_items = 1)]
+    #[schema(max_items = 64, min_items = 1, value_type = Option<Vec<KeyName>>)]
     pub keys: Option<Vec<String>>,
     /// As `profiles` of `Look`.
     #[serde(default)]
-    #[schema(max_items = 16, min_items = 1)]
+    #[schema(max_items = 16, min_items = 1, value_type = Option<Vec<ProfileName>>)]
     pub profiles: Option<Vec<String>>,
     /// As `modes` of `Look`.
     #[serde(default)]
@@ -104,7 +114,7 @@ pub struct BatchRequest {
     #[schema(max_items = 10_000, min_items = 1)]
     pub texts: Vec<BatchText>,
     /// What to look for in each of them.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::object")]
     pub look: Look,
 }
 
@@ -115,7 +125,7 @@ pub enum BatchText {
     /// The text.
     Text(String),
     /// The text with more.
-    Item(TextItem),
+    Item(#[serde(deserialize_with = "crate::object")] TextItem),
 }
 
 impl From<BatchText> for TextItem {

@@ -46,6 +46,15 @@ pub fn object<'de, T: Deserialize<'de>, D: Deserializer<'de>>(input: D) -> Resul
     input.deserialize_map(Fields(PhantomData))
 }
 
+/// [`object`] for every element of a list.
+pub fn objects<'de, T, D>(input: D) -> Result<Vec<T>, D::Error>
+where
+    T: Deserialize<'de>,
+    D: Deserializer<'de>,
+{
+    Ok(Vec::<Object<T>>::deserialize(input)?.into_iter().map(|object| object.0).collect())
+}
+
 /// [`object`] for a field that may be null.
 pub fn object_or_null<'de, T, D>(input: D) -> Result<Option<T>, D::Error>
 where

@@ -61,7 +61,7 @@ pub struct Watermark {
 }
 
 /// What to go on from.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(
     untagged,
     expecting = "prompt is a string, an array of strings, an array of token ids, or an array of arrays of token ids"
@@ -78,13 +78,128 @@ pub enum Prompt {
 }
 
 /// Where to stop.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged, expecting = "stop is a string or an array of strings")]
 pub enum Stop {
     /// Before this string.
     One(String),
     /// Before the first of these that is complete.
     Many(Vec<String>),
+}
+
+/// Always false: what it would ask for is not supported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct False;
+
+/// Always 0: what it would ask for is not supported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Zero;
+
+mod constants {
+    use serde_json::json;
+    use utoipa::openapi::{RefOr, Schema};
+    use utoipa::{PartialSchema, ToSchema};
+
+    use super::{False, Part, Prompt, ResponseFormat, Stop, Zero};
+
+    /// Constants that a unit test reads.
+    fn schema(value: serde_json::Value) -> RefOr<Schema> {
+        serde_json::from_value(value).map_or_else(|_| RefOr::T(Schema::default()), RefOr::T)
+    }
+
+    impl PartialSchema for False {
+        fn schema() -> RefOr<Schema> {
+            schema(json!({ "type": "boolean", "enum": [false], "description": "Not supported." }))
+        }
+    }
+
+    impl ToSchema for False {}
+
+    impl PartialSchema for Zero {
+        fn schema() -> RefOr<Schema> {
+            schema(json!({ "type": "number", "minimum": 0, "maximum": 0, "description": "Not supported." }))
+        }
+    }
+
+    impl ToSchema for Zero {}
+
+    impl PartialSchema for Stop {
+        fn schema() -> RefOr<Schema> {
+            let text = json!({ "type": "string", "minLength": 1, "maxLength": 256 });
+            schema(json!({
+                "description": "Where to stop.",
+                "oneOf": [
+                    { "type": "string", "minLength": 1, "maxLength": 256, "description": "Before this string." },
+                    { "type": "array", "items": text, "maxItems": 16,
+                        "description": "Before the first of these that is complete." },
+                ],
+            }))
+        }
+    }
+
+    impl ToSchema for Stop {}
+
+    impl PartialSchema for Part {
+        fn schema() -> RefOr<Schema> {
+            schema(json!({
+                "type": "object",
+                "description": "One part of what is said: text only.",
+                "additionalProperties": false,
+                "required": ["type", "text"],
+                "properties": {
+                    "type": { "type": "string", "enum": ["text"] },
+                    "text": { "type": "string", "description": "The text." },
+                },
+            }))
+        }
+    }
+
+    impl ToSchema for Part {}
+
+    impl PartialSchema for ResponseFormat {
+        fn schema() -> RefOr<Schema> {
+            schema(json!({
+                "type": "object",
+                "description": "The form of the text: any, the only one there is.",
+                "additionalProperties": false,
+                "required": ["type"],
+                "properties": { "type": { "type": "string", "enum": ["text"] } },
+            }))
+        }
+    }
+
+    impl ToSchema for ResponseFormat {}
+
+    impl PartialSchema for Prompt {
+        fn schema() -> RefOr<Schema> {
+            let id = json!({ "type": "integer", "minimum": 0, "maximum": u32::MAX });
+            let ids = json!({ "type": "array", "items": id, "minItems": 1 });
+            let text = json!({ "type": "string" });
+            schema(json!({
+                "description": "What to go on from.",
+                "oneOf": [
+                    { "type": "string", "description": "One text." },
+                    { "type": "array", "items": text, "minItems": 1, "maxItems": 16, "description": "Several texts." },
+                    { "type": "array", "items": id, "minItems": 1, "description": "One text as token ids." },
+                    { "type": "array", "items": ids, "minItems": 1, "maxItems": 16,
+                        "description": "Several texts as token ids." },
+                ],
+            }))
+        }
+    }
+
+    impl ToSchema for Prompt {}
+
+    #[cfg(test)]
+    #[test]
+    fn they_are_schemas() {
+        for (value, part) in
+            [(False::schema(), "enum"), (Zero::schema(), "maximum"), (Prompt::schema(), "oneOf")]
+        {
+            let value = serde_json::to_value(value).unwrap();
+            assert!(value.get(part).is_some(), "{value}");
+        }
+    }
 }
 
 /// How a stream is sent.
@@ -108,8 +223,9 @@ pub struct CompletionRequest {
     /// What to go on from. Default: the beginning of a text.
     #[serde(default)]
     pub prompt: Option<Prompt>,
-    /// The most tokens generated. Default: 16.
+    /// The most tokens generated, up to 4096 unless the operator sets another limit. Default: 16.
     #[serde(default)]
+    #[schema(minimum = 1, maximum = 4096)]
     pub max_tokens: Option<u32>,
     /// What logits are divided by: 0 for the likeliest token, or 0.0001 to 100. Default: 1.
     #[serde(default)]
@@ -129,13 +245,15 @@ pub struct CompletionRequest {
     pub repetition_penalty: Option<f64>,
     /// Texts for each prompt. Default: 1.
     #[serde(default)]
-    #[schema(minimum = 1)]
+    #[schema(minimum = 1, maximum = 16)]
     pub n: Option<u32>,
-    /// Must be `n` or left out: nothing is ranked.
+    /// Must be 1 or left out: nothing is ranked.
     #[serde(default)]
+    #[schema(minimum = 1, maximum = 1)]
     pub best_of: Option<u32>,
     /// Must be false or left out: the prompt is not repeated.
     #[serde(default)]
+    #[schema(value_type = Option<False>)]
     pub echo: Option<bool>,
     /// Where to stop: up to 16 strings.
     #[serde(default)]
@@ -144,26 +262,28 @@ pub struct CompletionRequest {
     #[serde(default)]
     pub stream: Option<bool>,
     /// How.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::object_or_null")]
     pub stream_options: Option<StreamOptions>,
     /// The same seed, model and prompt give the same text. The i-th text of several has the seed plus i.
     #[serde(default)]
     pub seed: Option<i64>,
-    /// Give ln p of each token under the unmarked model, and of so many of the likeliest beside it: 0 to 5.
+    /// 0: give ln p of each token under the unmarked model. No others are given beside it.
     #[serde(default)]
-    #[schema(maximum = 5)]
+    #[schema(maximum = 0)]
     pub logprobs: Option<u32>,
     /// Must be 0 or left out: not supported.
     #[serde(default)]
+    #[schema(value_type = Option<Zero>)]
     pub presence_penalty: Option<f64>,
     /// Must be 0 or left out: not supported.
     #[serde(default)]
+    #[schema(value_type = Option<Zero>)]
     pub frequency_penalty: Option<f64>,
     /// Taken and without effect.
     #[serde(default)]
     pub user: Option<String>,
     /// What is wanted of the mark.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::object_or_null")]
     pub watermark: Option<WatermarkRequest>,
 }
 
@@ -199,7 +319,7 @@ pub enum Content {
     /// A text.
     Text(String),
     /// Parts of a text.
-    Parts(Vec<Part>),
+    Parts(#[serde(deserialize_with = "crate::objects")] Vec<Part>),
 }
 
 impl Content {
@@ -213,7 +333,7 @@ impl Content {
 }
 
 /// One part of what is said: text only.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Part {
     /// Text.
@@ -237,7 +357,7 @@ pub struct Message {
 }
 
 /// The form of the text.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum ResponseFormat {
     /// Any text: the only form there is.
@@ -251,14 +371,17 @@ pub struct ChatRequest {
     /// The model, as `/v1/models` names it.
     pub model: String,
     /// The chat so far.
+    #[serde(deserialize_with = "crate::objects")]
     #[schema(min_items = 1, max_items = 1024)]
     pub messages: Vec<Message>,
     /// The most tokens generated; the older name of `max_completion_tokens`. Default: what the model's context and
     /// the server's setting leave.
     #[serde(default)]
+    #[schema(minimum = 1, maximum = 4096)]
     pub max_tokens: Option<u32>,
     /// The most tokens generated.
     #[serde(default)]
+    #[schema(minimum = 1, maximum = 4096)]
     pub max_completion_tokens: Option<u32>,
     /// As `temperature` of `CompletionRequest`.
     #[serde(default)]
@@ -278,7 +401,7 @@ pub struct ChatRequest {
     pub repetition_penalty: Option<f64>,
     /// Texts. Default: 1.
     #[serde(default)]
-    #[schema(minimum = 1)]
+    #[schema(minimum = 1, maximum = 16)]
     pub n: Option<u32>,
     /// As `stop` of `CompletionRequest`.
     #[serde(default)]
@@ -287,7 +410,7 @@ pub struct ChatRequest {
     #[serde(default)]
     pub stream: Option<bool>,
     /// How.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::object_or_null")]
     pub stream_options: Option<StreamOptions>,
     /// As `seed` of `CompletionRequest`.
     #[serde(default)]
@@ -295,18 +418,20 @@ pub struct ChatRequest {
     /// Give ln p of each token under the unmarked model.
     #[serde(default)]
     pub logprobs: Option<bool>,
-    /// So many of the likeliest beside it: 0 to 20.
+    /// Must be 0 or left out: no others are given beside it.
     #[serde(default)]
-    #[schema(maximum = 20)]
+    #[schema(maximum = 0)]
     pub top_logprobs: Option<u32>,
     /// Must be 0 or left out: not supported.
     #[serde(default)]
+    #[schema(value_type = Option<Zero>)]
     pub presence_penalty: Option<f64>,
     /// Must be 0 or left out: not supported.
     #[serde(default)]
+    #[schema(value_type = Option<Zero>)]
     pub frequency_penalty: Option<f64>,
     /// Must be `text` or left out.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::object_or_null")]
     pub response_format: Option<ResponseFormat>,
     /// Taken and without effect.
     #[serde(default)]
@@ -316,9 +441,10 @@ pub struct ChatRequest {
     pub metadata: Option<BTreeMap<String, String>>,
     /// Must be false or left out: no text is stored.
     #[serde(default)]
+    #[schema(value_type = Option<False>)]
     pub store: Option<bool>,
     /// What is wanted of the mark.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::object_or_null")]
     pub watermark: Option<WatermarkRequest>,
 }
 

@@ -135,7 +135,7 @@ impl Default for HttpSettings {
 }
 
 /// What the service itself has to say; libraries only when something is wrong.
-const LOG_FILTER: &str = "warn,dandyroll=info,dandyroll_server=info,dandyroll_cli=info";
+const LOG_FILTER: &str = "warn,actix_http=off,dandyroll=info,dandyroll_server=info,dandyroll_cli=info";
 
 impl HttpSettings {
     fn read(reader: &mut Reader) -> Self {

@@ -122,8 +122,8 @@ impl Order {
             user: _,
             watermark,
         } = request;
-        if best_of.is_some_and(|best| Some(best) != n.or(Some(1))) {
-            return Err(value("best_of", "texts are not ranked: leave it out, or give n"));
+        if best_of.is_some_and(|best| best != 1) {
+            return Err(value("best_of", "texts are not ranked: leave it out, or give 1"));
         }
         if echo == Some(true) {
             return Err(value("echo", "the prompt is not repeated: leave it out, or give false"));
@@ -200,7 +200,6 @@ impl Order {
         }
         let logprobs = logprobs == Some(true);
         match top_logprobs {
-            Some(_) if !logprobs => return Err(value("top_logprobs", "it needs logprobs: true")),
             Some(top) if top > 0 => {
                 return Err(value(
                     "top_logprobs",
@@ -274,9 +273,6 @@ impl Order {
         if texts > most {
             return Err(value("n", format!("{texts} texts are too many at once: at most {most}")));
         }
-        if common.options.is_some() && common.stream != Some(true) {
-            return Err(value("stream_options", "it needs stream: true"));
-        }
         let sampling = Sampling::new(
             common.temperature.unwrap_or(1.0),
             common.top_k,
@@ -343,7 +339,7 @@ mod tests {
         assert_eq!((order.stream, order.logprobs), (Some(Usage(true)), true));
         assert!(matches!(order.prompts, Prompts::Chat(turns) if turns[0].role == "system"));
         let order =
-            completion(r#","prompt":["a","b"],"n":2,"best_of":2,"echo":false,"logprobs":0,"stop":null"#);
+            completion(r#","prompt":["a","b"],"n":2,"best_of":1,"echo":false,"logprobs":0,"stop":null"#);
         let order = order.unwrap();
         assert_eq!((order.prompts.len(), order.each, order.max_tokens), (2, 2, Some(16)));
         assert_eq!(completion("").unwrap().prompts.len(), 1);
@@ -355,7 +351,6 @@ mod tests {
             (r#","presence_penalty":0.5"#, "presence_penalty"),
             (r#","frequency_penalty":-1"#, "frequency_penalty"),
             (r#","top_logprobs":2,"logprobs":true"#, "top_logprobs"),
-            (r#","top_logprobs":0"#, "top_logprobs"),
             (r#","store":true"#, "store"),
             (r#","n":0"#, "n: "),
             (r#","n":1000"#, "n: "),
@@ -364,7 +359,6 @@ mod tests {
             (r#","temperature":-1"#, "temperature"),
             (r#","top_p":1.5"#, "top_p"),
             (r#","stop":[""]"#, "stop"),
-            (r#","stream_options":{}"#, "stream_options"),
             (r#","functions":[]"#, "functions"),
         ] {
             let error = chat(rest).unwrap_err();

@@ -124,7 +124,7 @@ pub(super) async fn verify(call: Call) -> Result<HttpResponse, ApiError> {
         Ok(Done { detail, ..Done::plain(report) })
     };
     let (_, report) = call.audited(Subject::default(), Detail::new(), work).await?;
-    let findings = report.findings.iter().map(|finding| wire::Finding {
+    let findings = report.findings.iter().map(|finding| wire::AuditFinding {
         kind: finding.kind.name().into(),
         seq: finding.seq,
         epoch: finding.epoch,

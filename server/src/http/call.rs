@@ -1,5 +1,6 @@
 //! One request on its way through the service: who calls, what was asked, and what a handler may use.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::future::Future;
 use std::str::FromStr;
@@ -317,9 +318,9 @@ impl Call {
         work: impl Future<Output = Result<Done<T>, ApiError>> + Send + 'static,
     ) -> Result<(Receipt, T), ApiError> {
         let intent = self.intent(subject, detail)?;
-        let audit = self.service.node().audit().clone();
+        let node = self.service.node().clone();
         let task = self.service.runtime().spawn(async move {
-            let operation = audit.begin(&intent).await?;
+            let operation = node.audit().begin(&intent).await?;
             let result = work.await;
             let completion = match &result {
                 Ok(done) => Completion {
@@ -330,6 +331,7 @@ impl Call {
                 Err(error) => refusal(error),
             };
             let receipt = operation.complete(completion).await?;
+            node.caught_up().await;
             result.map(|done| (receipt, done.value)).map_err(ApiError::recorded)
         });
         task.await.unwrap_or_else(|error| Err(ApiError::hidden(ErrorCode::Internal, error)))
@@ -377,12 +379,44 @@ pub fn read_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
         let detail = format!("the body is not UTF-8 at byte {}", error.valid_up_to());
         ApiError::new(ErrorCode::InvalidUtf8, detail)
     })?;
-    let mut input = serde_json::Deserializer::from_str(text);
+    let text = whole_numbers(text);
+    let mut input = serde_json::Deserializer::from_str(&text);
     // Requests are objects; see there.
     let Object(value) = serde_path_to_error::deserialize(&mut input)
         .map_err(|error| json_error(&error.path().to_string(), error.inner()))?;
     input.end().map_err(|error| json_error(".", &error))?;
     Ok(value)
+}
+
+/// Writes `7.0` as `7`: to JSON and to the OpenAPI document they are the same integer, to serde they are not.
+/// Spaces fill the gap, so that places in messages stay true.
+fn whole_numbers(text: &str) -> Cow<'_, str> {
+    if !text.contains(".0") {
+        return Cow::Borrowed(text);
+    }
+    let mut bytes = text.as_bytes().to_vec();
+    let (mut at, mut in_string) = (0, false);
+    while let Some(byte) = bytes.get(at).copied() {
+        match byte {
+            b'"' => in_string = !in_string,
+            b'\\' if in_string => at += 1,
+            b'.' if !in_string => {
+                let zeros = bytes.iter().skip(at + 1).take_while(|byte| **byte == b'0').count();
+                let end = at + 1 + zeros;
+                let goes_on = bytes.get(end).is_some_and(|b| b.is_ascii_digit() || matches!(b, b'e' | b'E'));
+                let number =
+                    at.checked_sub(1).and_then(|before| bytes.get(before)).is_some_and(u8::is_ascii_digit);
+                if number && zeros > 0 && !goes_on {
+                    bytes.iter_mut().skip(at).take(zeros + 1).for_each(|byte| *byte = b' ');
+                }
+                at = end - 1;
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+    // Only ASCII was put in the place of ASCII.
+    String::from_utf8(bytes).map_or(Cow::Borrowed(text), Cow::Owned)
 }
 
 /// Whether a name that the caller made up may be repeated: a word, and no token that slipped into its place.
@@ -501,6 +535,25 @@ mod tests {
             assert!(error.detail().contains(contains), "{contains:?} not in {:?}", error.detail());
             assert!(!error.detail().contains("s3cret"), "{}", error.detail());
         }
+    }
+
+    #[test]
+    fn integers_may_be_written_with_a_point() {
+        for (text, expected) in [
+            (
+                r#"{"a":7.0,"b":[-1.00 , 2.50,3.05,1.0e3,"4.0\"5.0"],"c":"x.0"}"#,
+                r#"{"a":7  ,"b":[-1    , 2.50,3.05,1.0e3,"4.0\"5.0"],"c":"x.0"}"#,
+            ),
+            (r#"{"\\\\":0.0}"#, r#"{"\\\\":0  }"#),
+            ("x.0 .0 \"ä.0", "x.0 .0 \"ä.0"),
+        ] {
+            assert_eq!(whole_numbers(text), expected);
+            assert_eq!(whole_numbers(text).len(), text.len());
+        }
+        let limit = br#"{"name":"a","scopes":[],"rate_limit":{"per_minute":60.0,"burst":5.00}}"#;
+        let read: TokenCreate = read_json(limit).unwrap();
+        assert_eq!(read.rate_limit.unwrap().burst, 5);
+        assert!(read_json::<TokenCreate>(br#"{"name":"a","scopes":[],"expires_in_s":1.5}"#).is_err());
     }
 
     #[test]

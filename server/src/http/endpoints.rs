@@ -149,8 +149,14 @@ pub enum Kind {
     TokenId,
     /// Items a page.
     Limit,
-    /// Where to read on, as a page's `next` says.
+    /// Where to read on, as a page's `next` says: after a place in the audit.
     Cursor,
+    /// After a ring.
+    RingCursor,
+    /// After a profile.
+    ProfileCursor,
+    /// After a token.
+    TokenCursor,
     /// A word of the audit: an action, an actor.
     Word,
     /// An operation's receipt.
@@ -163,8 +169,10 @@ pub enum Kind {
     IdempotencyKey,
     /// A model's name.
     Model,
-    /// Keys, profiles or the like, separated by commas.
-    Names,
+    /// Keys, separated by commas.
+    Keys,
+    /// Profiles, separated by commas.
+    Profiles,
     /// Modes of detection, separated by commas.
     Modes,
     /// A probability that a test may err with.
@@ -182,14 +190,17 @@ impl Kind {
             Self::Profile => "a profile's id (wp_ and 52 characters of a-z and 2-7) or name",
             Self::TokenId => "a token's public part: 16 characters of a-z and 2-7",
             Self::Limit => "the number of items a page has at most, 1 to 1000",
-            Self::Cursor => "what `next` said in the page before",
+            Self::Cursor | Self::RingCursor | Self::ProfileCursor | Self::TokenCursor => {
+                "what `next` said in the page before"
+            }
             Self::Word => "1 to 64 of a-z, 0-9, '-', '_', '.', ':'",
             Self::Receipt => "a receipt: ar_ and 26 characters of a-z and 2-7",
             Self::Output => "an output's keyed hash: oh_ and 52 characters of a-z and 2-7",
             Self::Instant => "a time as RFC 3339 writes it, such as 2026-11-25T18:00:00Z",
             Self::IdempotencyKey => "1 to 255 visible ASCII characters",
             Self::Model => "a model's name",
-            Self::Names => "names, separated by commas",
+            Self::Keys => "`all`, rings, alias@version or key ids: up to 64, separated by commas",
+            Self::Profiles => "profiles' names or ids: up to 16, separated by commas",
             Self::Modes => {
                 "auto, model-free, entropy-gated, entropy-weighted: one or more, separated by commas"
             }
@@ -206,14 +217,24 @@ impl Kind {
             Self::Profile => pattern("^(wp_[a-z2-7]{52}|[a-z0-9][a-z0-9._-]{0,63})$"),
             Self::TokenId => pattern("^[a-z2-7]{16}$"),
             Self::Limit => json!({ "type": "integer", "minimum": 1, "maximum": 1000, "default": 100 }),
-            Self::Cursor => pattern("^c[0-9a-z._-]{1,80}$"),
+            Self::Cursor => pattern("^c[0-9]{1,18}$"),
+            Self::RingCursor => pattern("^c[a-z0-9][a-z0-9._-]{0,63}$"),
+            Self::ProfileCursor => pattern("^cwp_[a-z2-7]{52}$"),
+            Self::TokenCursor => pattern("^c[a-z2-7]{16}$"),
             Self::Word => pattern("^[a-z0-9._:-]{1,64}$"),
             Self::Receipt => pattern("^ar_[a-z2-7]{26}$"),
             Self::Output => pattern("^oh_[a-z2-7]{52}$"),
             Self::Instant => json!({ "type": "string", "format": "date-time" }),
             Self::IdempotencyKey => pattern("^[!-~]{1,255}$"),
             Self::Model => json!({ "type": "string", "minLength": 1 }),
-            Self::Names => pattern("^[^,]+(,[^,]+)*$"),
+            Self::Keys => {
+                let key = "(all|[a-z0-9][a-z0-9._-]{0,63}(@[1-9][0-9]{0,8})?)";
+                pattern(&format!("^{key}(,{key}){{0,63}}$"))
+            }
+            Self::Profiles => {
+                let profile = "(wp_[a-z2-7]{52}|[a-z0-9][a-z0-9._-]{0,63})";
+                pattern(&format!("^{profile}(,{profile}){{0,15}}$"))
+            }
             Self::Modes => {
                 let mode = "(auto|model-free|entropy-gated|entropy-weighted)";
                 pattern(&format!("^{mode}(,{mode}){{0,3}}$"))
@@ -363,7 +384,11 @@ const IDEMPOTENCY_KEY: Parameter = Parameter {
     about: "A name for this request: repeated within a day, it gets the first answer and is not done again.",
 };
 const LIMIT: Parameter = query("limit", Kind::Limit, "How many items a page has at most.");
-const CURSOR: Parameter = query("cursor", Kind::Cursor, "Where to read on: the `next` of the page before.");
+const CURSOR: Parameter = cursor(Kind::Cursor);
+
+const fn cursor(kind: Kind) -> Parameter {
+    query("cursor", kind, "Where to read on: the `next` of the page before.")
+}
 
 /// What rows leave out.
 pub(super) const ROW: Endpoint = Endpoint {
@@ -573,8 +598,8 @@ pub static ENDPOINTS: &[Endpoint] = &[
         id: "detect_stream",
         summary: "Looks for marks in a text a line, as many as one likes; answers line for line, in order",
         parameters: &[
-            query("keys", Kind::Names, "Whose keys: aliases, alias@version, key ids, or `all`."),
-            query("profiles", Kind::Names, "Which profiles: names or ids."),
+            query("keys", Kind::Keys, "Whose keys: aliases, alias@version, key ids, or `all`."),
+            query("profiles", Kind::Profiles, "Which profiles: names or ids."),
             query("modes", Kind::Modes, "Which positions count."),
             query("alpha", Kind::Alpha, "The chance of a false detection per text."),
             query("spans", Kind::Flag, "Also search for the passages that carry a mark."),
@@ -600,7 +625,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
         path: "/v1/admin/rings",
         id: "list_rings",
         summary: "Rings with their versions, by name",
-        parameters: &[LIMIT, CURSOR],
+        parameters: &[LIMIT, cursor(Kind::RingCursor)],
         answers: &[json::<a::RingPage>(200, "The rings that the token may use.")],
         errors: &[ErrorCode::StoreUnavailable],
         handler: |call| Box::pin(admin::rings::list(call)),
@@ -774,7 +799,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
         path: "/v1/admin/profiles",
         id: "list_profiles",
         summary: "Profiles with their names, by id",
-        parameters: &[LIMIT, CURSOR],
+        parameters: &[LIMIT, cursor(Kind::ProfileCursor)],
         answers: &[json::<a::ProfilePage>(200, "The profiles.")],
         handler: |call| Box::pin(admin::profiles::list(call)),
         ..ADMIN_READ
@@ -818,7 +843,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
         path: "/v1/admin/tokens",
         id: "list_tokens",
         summary: "Tokens in the order in which they were made, revoked ones too",
-        parameters: &[LIMIT, CURSOR],
+        parameters: &[LIMIT, cursor(Kind::TokenCursor)],
         answers: &[json::<a::TokenPage>(200, "The tokens that allow no more than the caller's.")],
         errors: &[ErrorCode::StoreUnavailable],
         handler: |call| Box::pin(admin::tokens::list(call)),
@@ -836,10 +861,10 @@ pub static ENDPOINTS: &[Endpoint] = &[
         ..ADMIN_WRITE
     },
     Endpoint {
-        path: "/v1/admin/tokens/{token}/revoke",
+        path: "/v1/admin/tokens/{token_id}/revoke",
         id: "revoke_token",
         summary: "Ends a token, on every server within a second",
-        parameters: &[path("token", Kind::TokenId, "The token's public part.")],
+        parameters: &[path("token_id", Kind::TokenId, "The token's public part.")],
         answers: &[json::<a::TokenRevoked>(200, "It is revoked.")],
         errors: &[ErrorCode::AliasNotAllowed, ErrorCode::UnknownToken],
         action: Some("token.revoke"),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use actix_web::HttpResponse;
-use dandyroll_api::openai::{Model as Described, ModelList};
+use dandyroll_api::openai::{ChatRequest, CompletionRequest, Model as Described, ModelList};
 use futures_util::StreamExt;
 
 use super::call::{Call, ok};
@@ -42,14 +42,17 @@ impl From<GenerationError> for ApiError {
 
 /// A completion.
 pub(super) async fn completions(mut call: Call) -> Result<HttpResponse, ApiError> {
-    let request = call.json().await?;
+    let request: CompletionRequest = call.json().await?;
+    // First: what the rest may be depends on the model.
+    call.service().generating().model(&request.model)?;
     let order = Order::completion(request, call.service().generating().settings())?;
     generate(&call, order).await
 }
 
 /// A chat completion.
 pub(super) async fn chat(mut call: Call) -> Result<HttpResponse, ApiError> {
-    let request = call.json().await?;
+    let request: ChatRequest = call.json().await?;
+    call.service().generating().model(&request.model)?;
     let order = Order::chat(request, call.service().generating().settings())?;
     generate(&call, order).await
 }

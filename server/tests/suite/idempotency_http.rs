@@ -75,7 +75,7 @@ async fn many_at_once_do_it_once(place: Place) {
         let wait = std::time::Duration::from_millis(2 * n);
         drop(tokio::time::timeout(wait, create(&server, &key, json!({ "alias": alias }))).await);
         let mut reply = create(&server, &key, json!({ "alias": alias })).await;
-        for _ in 0..100 {
+        for _ in 0..1000 {
             if reply.status == 201 {
                 break;
             }

@@ -24,7 +24,7 @@ fn forms(bytes: &[u8]) -> Vec<Vec<u8>> {
         base64.into_bytes(),
         data_encoding::BASE32_NOPAD.encode(bytes).to_ascii_lowercase().into_bytes(),
         // As `Debug` shows an array.
-        list[1..40].as_bytes().to_vec(),
+        list.as_bytes()[1..40].to_vec(),
     ]
 }
 

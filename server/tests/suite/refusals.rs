@@ -108,7 +108,7 @@ async fn every_code_is_answered_as_the_table_says(place: Place) {
         "/v1/admin/rings?colour=x",
         "/v1/admin/rings?limit=1&limit=2",
         "/v1/admin/rings/NO",
-        "/v1/admin/tokens?cursor=caaaaaaaaaaaaaaaa",
+        "/v1/admin/tokens?cursor=c1",
         "/v1/audit/entries?receipt=ar_x",
         "/v1/audit/evidence?from=yesterday",
     ] {

@@ -23,7 +23,10 @@ pub(in super::super) async fn list(call: Call) -> Result<HttpResponse, ApiError>
     let cursor: Option<String> = call.query("cursor")?;
     let after = match &cursor {
         None => "",
-        Some(text) => text.strip_prefix('c').ok_or_else(|| call.invalid("cursor"))?,
+        Some(text) => {
+            let id = text.strip_prefix('c').filter(|id| id.parse::<dandyroll_scheme::ProfileId>().is_ok());
+            id.ok_or_else(|| call.invalid("cursor"))?
+        }
     };
     let snapshot = call.service().node().snapshot();
     let all = snapshot.profiles.iter().filter(|profile| profile.id().as_str() > after);

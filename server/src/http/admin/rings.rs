@@ -110,11 +110,12 @@ pub(in super::super) async fn create(mut call: Call) -> Result<HttpResponse, Api
     let keys = call.service().node().keys().clone();
     let work = async move {
         let (alias, version) = (new.alias.clone(), keys.create_ring(new).await?);
-        let ring = keys.ring(&alias).await?;
-        Ok(Done { subject: about_version(&alias, version), ..Done::plain(ring) })
+        Ok(Done { subject: about_version(&alias, version), ..Done::plain(version) })
     };
-    let (_, made) = call.audited(about(&alias), detail, work).await?;
-    created(&ring(made))
+    let (_, version) = call.audited(about(&alias), detail, work).await?;
+    // Mostly the first version is active in the answer.
+    let keys = call.service().node().keys();
+    created(&ring(settled(keys, &alias, version, Duration::from_secs(2)).await?))
 }
 
 /// A ring's name in a body.
@@ -171,24 +172,22 @@ pub(in super::super) async fn rotate(mut call: Call) -> Result<HttpResponse, Api
     };
     let detail = Detail::from([("force", force.into())]);
     let (receipt, version) = call.audited(about(&alias), detail, work).await?;
-    // Servers acknowledge within a second; waiting here saves every caller a loop. The rotation is on its way
-    // whatever becomes of this wait.
-    let until = tokio::time::Instant::now() + Duration::from_millis(wait_ms.into());
+    let ring = settled(&keys, &alias, version, Duration::from_millis(wait_ms.into())).await?;
+    let state = find(&ring, version)?.state.name().into();
+    let rotation = ring.rotation.filter(|rotation| rotation.version == version).map(rotation);
+    let (alias, version) = (alias.to_string(), version.get());
+    ok(&wire::Rotated { alias, version, state, rotation, audit_receipt: receipt.to_string() })
+}
+
+/// The ring once its rotation to `version` has ended, or as it is when the time is up. Servers acknowledge within
+/// a second; waiting here saves every caller a loop. The rotation is on its way whatever becomes of this wait.
+async fn settled(keys: &Keys, alias: &Alias, version: Version, wait: Duration) -> Result<Ring, ApiError> {
+    let until = tokio::time::Instant::now() + wait;
     loop {
-        let ring = keys.ring(&alias).await?;
-        let row = find(&ring, version)?;
-        let pending = ring.rotation.as_ref().is_some_and(|rotation| rotation.version == version);
-        if !pending || tokio::time::Instant::now() >= until {
-            let state = row.state.name().into();
-            let rotation = ring.rotation.filter(|rotation| rotation.version == version).map(rotation);
-            let (alias, version) = (alias.to_string(), version.get());
-            return ok(&wire::Rotated {
-                alias,
-                version,
-                state,
-                rotation,
-                audit_receipt: receipt.to_string(),
-            });
+        let ring = keys.ring(alias).await?;
+        let under_way = ring.rotation.as_ref().is_some_and(|rotation| rotation.version == version);
+        if !under_way || tokio::time::Instant::now() >= until {
+            return Ok(ring);
         }
         tokio::time::sleep(Duration::from_millis(25)).await;
     }

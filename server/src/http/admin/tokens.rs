@@ -104,8 +104,9 @@ pub(in super::super) async fn list(call: Call) -> Result<HttpResponse, ApiError>
         None => 0,
         Some(text) => {
             let id: Option<TokenId> = text.strip_prefix('c').and_then(|id| id.parse().ok());
-            let place = id.and_then(|id| all.iter().position(|info| info.id == id));
-            place.ok_or_else(|| call.invalid("cursor"))? + 1
+            let id = id.ok_or_else(|| call.invalid("cursor"))?;
+            // A token that there never was: nothing comes after it.
+            all.iter().position(|info| info.id == id).map_or(all.len(), |place| place + 1)
         }
     };
     let caller = call.caller()?;
@@ -138,7 +139,7 @@ pub(in super::super) async fn create(mut call: Call) -> Result<HttpResponse, Api
 }
 
 pub(in super::super) async fn revoke(call: Call) -> Result<HttpResponse, ApiError> {
-    let id: TokenId = call.path("token")?;
+    let id: TokenId = call.path("token_id")?;
     let tokens = call.service().node().tokens();
     let found = tokens.list().await?.into_iter().find(|info| info.id == id);
     let found = found.ok_or_else(|| TokenError::Unknown(id.clone()))?;
