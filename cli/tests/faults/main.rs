@@ -132,7 +132,7 @@ async fn killed_at_random_moments(place: Place) {
                 }
             }
             Acknowledged::Rotated { version, .. } => {
-                assert!(known.contains(version), "version {version} is lost")
+                assert!(known.contains(version), "version {version} is lost");
             }
             Acknowledged::Detected { .. } => {}
         }
