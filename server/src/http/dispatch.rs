@@ -234,7 +234,12 @@ async fn once(mut call: Call, key: String) -> Result<HttpResponse, ApiError> {
     let request =
         format!("{} {}", endpoint.method.name(), uri.path_and_query().map_or("", |path| path.as_str()));
     let memory = service.node.idempotency().clone();
-    let claim = match on_runtime(&service, memory.begin(call.caller()?.id(), &key, &request, &body)).await? {
+    // A task of its own: a caller that leaves in mid-commit would take the key and never give it back. A claim
+    // that nobody waits for any more frees the key when it is dropped.
+    let (begins, caller) = (memory.clone(), call.caller()?.id().clone());
+    let begun = service.runtime.spawn(async move { begins.begin(&caller, &key, &request, &body).await });
+    let begun = begun.await.map_err(|error| ApiError::hidden(ErrorCode::Internal, error))??;
+    let claim = match begun {
         Begun::New(claim) => claim,
         Begun::Replay(kept) => {
             let status = StatusCode::from_u16(kept.status).unwrap_or(StatusCode::OK);
