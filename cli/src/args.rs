@@ -32,6 +32,9 @@ pub(crate) enum Command {
     /// Show profiles: what generation and detection must agree on.
     #[command(subcommand)]
     Profiles(ProfilesCommand),
+    /// Lists of windows too common in human text to be scored, for profiles to name.
+    #[command(subcommand)]
+    Background(BackgroundCommand),
     /// Look into the keyed function, to check another implementation against this one.
     #[command(subcommand)]
     Scheme(SchemeCommand),
@@ -171,6 +174,9 @@ pub(crate) struct DetectArgs {
     /// How to count; may be given several times, the verdicts are corrected for the number.
     #[arg(long, value_name = "MODE", default_value = "auto")]
     pub(crate) mode: Vec<ModeArg>,
+    /// The background list that the profile names, if it names one.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) background: Option<PathBuf>,
     /// Detected at an adjusted p at or below this.
     #[arg(long, allow_negative_numbers = true, default_value_t = 1e-5, value_name = "P")]
     pub(crate) alpha: f64,
@@ -198,6 +204,45 @@ pub(crate) struct DetectArgs {
 }
 
 #[derive(Debug, Subcommand)]
+pub(crate) enum BackgroundCommand {
+    /// Make a list from human texts: windows that occur in many of them.
+    Build(BackgroundBuildArgs),
+    /// Print the windows of a list, one JSON object a line.
+    Show(BackgroundShowArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BackgroundBuildArgs {
+    /// Human texts: .jsonl files with a field `text` a line, any other file as one text.
+    #[arg(value_name = "FILE", required = true)]
+    pub(crate) corpora: Vec<PathBuf>,
+    /// The tokenizer that the list is for.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tokenizer: PathBuf,
+    /// The context width of the profiles that the list is for: windows have one token more.
+    #[arg(long, value_name = "H")]
+    pub(crate) context_width: u8,
+    /// A window is common if it occurs in so many texts.
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    pub(crate) min_documents: u32,
+    /// Of the common windows, take those that occur in the most texts, so many at most.
+    #[arg(long, value_name = "N", default_value_t = 65_536)]
+    pub(crate) most: usize,
+    /// The list.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BackgroundShowArgs {
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// The list's tokenizer, to print the windows as text, too.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tokenizer: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
 pub(crate) enum ModelCommand {
     /// Print files, inputs, outputs, shapes and digests of a model directory.
     Inspect {
@@ -222,6 +267,9 @@ pub(crate) enum ProfilesCommand {
         /// The tokenizer that it is bound to, for profiles without an entropy threshold.
         #[arg(long, value_name = "FILE", conflicts_with = "model")]
         tokenizer: Option<PathBuf>,
+        /// A list of windows that are not to be scored, to be named by the profile.
+        #[arg(long, value_name = "FILE")]
+        background: Option<PathBuf>,
     },
 }
 

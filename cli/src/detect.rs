@@ -6,8 +6,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use dandyroll_detector::{
-    Colour as Found, Correction, Detector, Evidence, Finding, Hypothesis, Mode, Policy, Report, Span, Text,
-    Verdict,
+    Background, Colour as Found, Correction, Detector, Evidence, Finding, Hypothesis, Mode, Policy, Report,
+    Span, Text, Verdict,
 };
 use dandyroll_scheme::{Gamma, KeyId, ListFamily, ListKey, Nats, TokenId};
 use dandyroll_vocab::{Encoding, Normalised, Place, Vocabulary, normalise};
@@ -19,7 +19,7 @@ use crate::failure::{Failure, Outcome};
 use crate::input::{Source, one_stdin};
 use crate::profile::Named;
 use crate::terminal::{colours_wanted, say};
-use crate::{keyfile, model};
+use crate::{background, keyfile, model};
 
 /// A key that is looked for.
 struct Key {
@@ -36,6 +36,7 @@ struct Plan {
     gamma: Gamma,
     keys: Vec<Key>,
     modes: Vec<Mode>,
+    background: Option<Background>,
     policy: Policy,
     spans: bool,
 }
@@ -45,6 +46,7 @@ impl Plan {
         let named = Named::find(&args.profile)?;
         let modes = modes(args, &named)?;
         let policy = policy(args)?;
+        let background = background::of_named(&named, args.background.as_deref())?;
         let sources: Vec<Source> =
             args.files.iter().chain(&args.prompt_file).map(|path| Source::of(path)).collect();
         one_stdin(sources.iter())?;
@@ -87,6 +89,7 @@ impl Plan {
             gamma: named.gamma(),
             keys,
             modes,
+            background,
             policy,
             spans: args.spans,
         })
@@ -98,7 +101,12 @@ impl Plan {
         self.keys
             .iter()
             .flat_map(of)
-            .map(|(key, mode): (&Key, Mode)| Hypothesis { lists: &key.lists, gamma: self.gamma, mode })
+            .map(|(key, mode): (&Key, Mode)| Hypothesis {
+                lists: &key.lists,
+                gamma: self.gamma,
+                mode,
+                background: self.background.as_ref(),
+            })
             .collect()
     }
 

@@ -12,6 +12,8 @@ use dandyroll_server::first::FirstError;
 use dandyroll_server::http::StartError;
 use dandyroll_vocab::VocabError;
 
+use crate::background::ListError;
+use crate::corpus::CorpusError;
 use crate::input::InputError;
 use crate::keyfile::KeyFileError;
 use crate::profile::ProfileError;
@@ -33,6 +35,10 @@ pub(crate) enum Failure {
     KeyFile(#[from] KeyFileError),
     #[error(transparent)]
     Profile(#[from] ProfileError),
+    #[error(transparent)]
+    Background(#[from] ListError),
+    #[error(transparent)]
+    Corpus(#[from] CorpusError),
     #[error(transparent)]
     Input(#[from] InputError),
     #[error(transparent)]

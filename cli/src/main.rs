@@ -1,7 +1,9 @@
 //! The binary `dandyroll`: what was typed → what will be done → a library call → a report → an exit code.
 
 mod args;
+mod background;
 mod coloured;
+mod corpus;
 mod demo;
 mod desk;
 mod detect;
@@ -39,9 +41,16 @@ fn run(arguments: Arguments) -> Result<Outcome, Failure> {
         Command::Model(ModelCommand::Inspect { directory, json }) => {
             model::inspect(&directory, json, library, &mut out)
         }
-        Command::Profiles(ProfilesCommand::Show { profile, model, tokenizer }) => {
-            words::show_profile(&profile, model.as_deref(), tokenizer.as_deref(), &mut out)
+        Command::Profiles(ProfilesCommand::Show { profile, model, tokenizer, background }) => {
+            words::show_profile(
+                &profile,
+                model.as_deref(),
+                tokenizer.as_deref(),
+                background.as_deref(),
+                &mut out,
+            )
         }
+        Command::Background(command) => background::run(&command, &mut out),
         Command::Scheme(SchemeCommand::Words(args)) => words::run(&args, &mut out),
         Command::Keys { store, command } => desk::keys(&store, command, &mut out),
         Command::Tokens { store, command } => desk::tokens(&store, command, &mut out),

@@ -171,8 +171,10 @@ mod tests {
             delta in 1e-6..100.0,
             width in 0_u8..=8,
             tau in proptest::option::of(1e-6..100.0),
+            background in proptest::option::of(Just(MODEL)),
         ) {
             let profile = Recipe::new(gamma, delta, width, tau).unwrap().bind(TOKENIZER, Some(MODEL)).unwrap();
+            let profile = profile.with_background(background);
             let read = parse(Path::new("p"), profile.canonical_json().as_bytes()).unwrap();
             prop_assert_eq!(read.id(), profile.id());
         }

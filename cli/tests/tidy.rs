@@ -28,6 +28,10 @@ const ONE_USER: &[(&str, &str)] =
 const FROZEN: &[(&str, &str)] = &[
     ("fixtures/prf/v1.jsonl", "9be7c79cd122bf381dbcffc055dfc498190f997a559eeb3605d9a198021c2002"),
     ("fixtures/profile/v1.jsonl", "21b12e342557bb515842b39c19e848fd43b7469ee1d55e25048ae4996ab15de5"),
+    (
+        "fixtures/profile/v1-background.jsonl",
+        "ae008f5296edf2f638018a60eed00ff364e45ba54200becc156f91e91b3c8bc6",
+    ),
 ];
 
 fn root() -> PathBuf {

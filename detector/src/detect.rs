@@ -1,13 +1,13 @@
 //! The door for one text: ids and hypotheses in, a report out.
 
-use dandyroll_scheme::{ContextWidth, Gamma, ListKey, Nats, TokenId};
+use dandyroll_scheme::{Gamma, ListKey, Nats, TokenId};
 
 use crate::evidence::Words;
 use crate::spans::{Draws, Search};
 use crate::verdict::judge_sharing;
 use crate::{
-    Colour, Evidence, Finding, Log10P, Mode, Policy, Reason, Span, TextTooLong, Verdict, WidthMismatch,
-    Windows,
+    Background, Colour, Evidence, Finding, Log10P, Mode, Policy, Reason, Span, TextTooLong, Verdict,
+    WidthMismatch, Windows,
 };
 
 /// A mark that a text may carry: whose lists, which share of them is green, which positions count.
@@ -19,6 +19,8 @@ pub struct Hypothesis<'a> {
     pub gamma: Gamma,
     /// How positions are scored.
     pub mode: Mode,
+    /// The windows that are not scored: the list that the profile names, if it names one.
+    pub background: Option<&'a Background>,
 }
 
 /// A tokenised text.
@@ -85,6 +87,14 @@ pub enum DetectError {
     /// Windows and lists of different widths met: a bug of this crate.
     #[error(transparent)]
     Width(#[from] WidthMismatch),
+    /// A background list of another context width than the lists'.
+    #[error("the background list has a context width of {background} and the profile's is {lists}")]
+    BackgroundWidth {
+        /// h of the background list.
+        background: u8,
+        /// h of the lists.
+        lists: u8,
+    },
 }
 
 /// What was found in one text, strongest evidence first; one finding for each hypothesis.
@@ -205,7 +215,10 @@ impl Detector {
         }
         // Neighbours share what they can; every result goes back to its place.
         let mut order: Vec<(usize, &Hypothesis<'_>)> = hypotheses.iter().enumerate().collect();
-        order.sort_by_key(|(_, hypothesis)| (hypothesis.lists.width(), std::ptr::from_ref(hypothesis.lists)));
+        order.sort_by_key(|(_, hypothesis)| {
+            let background = hypothesis.background.map(std::ptr::from_ref);
+            (hypothesis.lists.width(), background, std::ptr::from_ref(hypothesis.lists))
+        });
 
         let mut evidence: Vec<(usize, Evidence)> = Vec::with_capacity(hypotheses.len());
         let mut ready = None;
@@ -215,7 +228,7 @@ impl Detector {
             let counts = words.count(hypothesis.gamma, hypothesis.mode, &mut self.seen);
             evidence.push((place, Evidence::new(hypothesis.mode, counts, hypothesis.gamma)));
             if let Some(search) = &mut search {
-                let Hypothesis { lists, gamma, mode } = *hypothesis;
+                let Hypothesis { lists, gamma, mode, .. } = *hypothesis;
                 words.draws(gamma, mode, &mut self.seen, &mut self.draws);
                 search.add(place, mode, gamma, lists.width().len(), &self.draws);
             }
@@ -250,18 +263,38 @@ impl Detector {
         &mut self,
         text: &Text<'_>,
         hypothesis: &Hypothesis<'a>,
-        ready: Option<(ContextWidth, &'a ListKey)>,
-    ) -> Result<(ContextWidth, &'a ListKey), DetectError> {
-        if hypothesis.mode.needs_entropies() && text.entropies.is_none() {
-            return Err(DetectError::EntropiesNeeded(hypothesis.mode.name()));
+        ready: Option<Ready<'a>>,
+    ) -> Result<Ready<'a>, DetectError> {
+        let Hypothesis { lists, mode, background, .. } = *hypothesis;
+        if mode.needs_entropies() && text.entropies.is_none() {
+            return Err(DetectError::EntropiesNeeded(mode.name()));
         }
-        let width = hypothesis.lists.width();
-        if ready.is_none_or(|(before, _)| before != width) {
-            self.windows.read(text.ids, width)?;
+        let width = lists.width();
+        if let Some(list) = background
+            && list.width() != width
+        {
+            return Err(DetectError::BackgroundWidth {
+                background: list.width().byte(),
+                lists: width.byte(),
+            });
         }
-        if ready.is_none_or(|(_, lists)| !std::ptr::eq(lists, hypothesis.lists)) {
-            self.windows.words(hypothesis.lists, &mut self.words)?;
+        let address = |background: Option<&Background>| background.map(std::ptr::from_ref);
+        let same_windows = ready.is_some_and(|ready| {
+            ready.lists.width() == width && address(ready.background) == address(background)
+        });
+        if !same_windows {
+            self.windows.read_but(text.ids, width, background)?;
         }
-        Ok((width, hypothesis.lists))
+        if !(same_windows && ready.is_some_and(|ready| std::ptr::eq(ready.lists, lists))) {
+            self.windows.words(lists, &mut self.words)?;
+        }
+        Ok(Ready { lists, background })
     }
+}
+
+/// Whose windows and words the detector holds.
+#[derive(Clone, Copy)]
+struct Ready<'a> {
+    lists: &'a ListKey,
+    background: Option<&'a Background>,
 }

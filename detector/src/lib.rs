@@ -8,6 +8,7 @@
 //! | step | where |
 //! | --- | --- |
 //! | ids → distinct pairs, once for each context width | [`Windows`] |
+//! | which windows are too common to be scored | [`Background`] |
 //! | pairs, key, γ, [`Mode`] → [`Counts`] → p, z | [`Evidence`] |
 //! | p of several hypotheses → adjusted p → [`Verdict`] | [`judge`], [`Policy`] |
 //! | which passages carry a mark, corrected for all windows tried | [`Detector::detect_spans`], [`Span`] |
@@ -20,6 +21,7 @@
 //!
 //! Nothing here knows how text is generated, stored or sent; entropies arrive as data.
 
+mod background;
 mod binomial;
 mod detect;
 mod evidence;
@@ -30,6 +32,7 @@ mod verdict;
 mod weighted;
 mod windows;
 
+pub use background::{Background, BackgroundError, BackgroundTally, MAX_BACKGROUND_WINDOWS};
 pub use binomial::{MoreThanAll, upper_tail};
 pub use detect::{DetectError, Detector, Hypothesis, Report, SpanReport, Text};
 pub use evidence::{Colour, Counts, Evidence, Mode, Reason, weight};

@@ -8,6 +8,8 @@ use std::hash::{BuildHasher, RandomState};
 
 use dandyroll_scheme::{ContextWidth, ListKey, TokenId};
 
+use crate::Background;
+
 /// A text of more tokens than positions can be numbered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a text of {0} tokens is too long: fewer than 2^32 are expected")]
@@ -23,7 +25,7 @@ pub struct WidthMismatch {
     pub lists: u8,
 }
 
-/// No window: the end of a chain.
+/// No window: the end of a chain, or a window of the background.
 const NONE: u32 = u32::MAX;
 
 /// Buffers above this many elements are given back when the next text is read, so that one huge document does
@@ -95,21 +97,33 @@ impl Windows {
 
     /// Replaces the text, keeping the buffers. On an error the windows are those of an empty text.
     pub fn read(&mut self, ids: &[TokenId], width: ContextWidth) -> Result<(), TextTooLong> {
+        self.read_but(ids, width, None)
+    }
+
+    /// [`Windows::read`] without the windows of a background list, as if the text did not have them. A list of
+    /// another context width holds none of them.
+    pub fn read_but(
+        &mut self,
+        ids: &[TokenId],
+        width: ContextWidth,
+        background: Option<&Background>,
+    ) -> Result<(), TextTooLong> {
         self.clear();
+        let background = background.filter(|background| background.width() == width);
         self.width = width;
         if u32::try_from(ids.len()).is_err() {
             return Err(TextTooLong(ids.len()));
         }
         match width.len() {
-            0 => self.collect::<1>(ids),
-            1 => self.collect::<2>(ids),
-            2 => self.collect::<3>(ids),
-            3 => self.collect::<4>(ids),
-            4 => self.collect::<5>(ids),
-            5 => self.collect::<6>(ids),
-            6 => self.collect::<7>(ids),
-            7 => self.collect::<8>(ids),
-            _ => self.collect::<9>(ids),
+            0 => self.collect::<1>(ids, background),
+            1 => self.collect::<2>(ids, background),
+            2 => self.collect::<3>(ids, background),
+            3 => self.collect::<4>(ids, background),
+            4 => self.collect::<5>(ids, background),
+            5 => self.collect::<6>(ids, background),
+            6 => self.collect::<7>(ids, background),
+            7 => self.collect::<8>(ids, background),
+            _ => self.collect::<9>(ids, background),
         }
         Ok(())
     }
@@ -124,8 +138,14 @@ impl Windows {
         self.next.len()
     }
 
+    /// The distinct windows, h + 1 ids each, in order of first occurrence.
+    pub fn iter(&self) -> impl Iterator<Item = &[TokenId]> {
+        self.distinct.chunks_exact(self.width.len() + 1)
+    }
+
     /// For each position from the (h + 1)-th on, the number of its window: below [`Windows::distinct`],
-    /// rising by one at each first occurrence. Position i of the text is entry i − h.
+    /// rising by one at each first occurrence, or `u32::MAX` for one of the background. Position i of the text is
+    /// entry i − h.
     pub fn places(&self) -> &[u32] {
         &self.places
     }
@@ -154,7 +174,7 @@ impl Windows {
         }
     }
 
-    fn collect<const S: usize>(&mut self, ids: &[TokenId]) {
+    fn collect<const S: usize>(&mut self, ids: &[TokenId], background: Option<&Background>) {
         let Some(count) = (ids.len() + 1).checked_sub(S) else { return };
         self.places.reserve(count);
         // As many heads as windows for usual texts; long ones start small, because they may repeat
@@ -166,6 +186,7 @@ impl Windows {
             let mut bucket = self.bucket(window, bits);
             let place = match self.find(window, bucket) {
                 Some(place) => place,
+                None if background.is_some_and(|background| background.contains(window)) => NONE,
                 None => {
                     if self.next.len() >> bits > 0 {
                         // Fourfold: every growth walks all windows in random order.

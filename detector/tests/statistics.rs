@@ -29,7 +29,7 @@ fn rate(p: &[Log10P], alpha: f64) -> Interval {
 }
 
 fn p_of(detector: &mut Detector, text: &Text<'_>, lists: &ListKey, mode: Mode) -> Log10P {
-    let hypothesis = Hypothesis { lists, gamma: quarter(), mode };
+    let hypothesis = Hypothesis { lists, gamma: quarter(), mode, background: None };
     detector.detect(text, &[hypothesis], &Policy::STANDARD).unwrap().findings[0].evidence.log10_p
 }
 
@@ -149,8 +149,10 @@ fn a_gate_that_reads_greenness_fails_the_same_bound() {
 fn several_hypotheses_do_not_raise_the_error_of_a_text() {
     let (mut seeded, mut detector) = (Seeded(5), Detector::new());
     let keys: Vec<ListKey> = (0..8).map(|key| lists(4_000_000 + key, 2)).collect();
-    let hypotheses: Vec<_> =
-        keys.iter().map(|lists| Hypothesis { lists, gamma: quarter(), mode: Mode::ModelFree }).collect();
+    let hypotheses: Vec<_> = keys
+        .iter()
+        .map(|lists| Hypothesis { lists, gamma: quarter(), mode: Mode::ModelFree, background: None })
+        .collect();
     for correction in [Correction::Bonferroni, Correction::Holm] {
         let policy = Policy::new(0.05, 0.1, 16, correction).unwrap();
         let detected = (0..5000)
@@ -189,8 +191,10 @@ fn marked(seeded: &mut Seeded, lists: &ListKey, count: usize, share: f64) -> Vec
 fn marked_texts_are_detected_under_their_key_only() {
     let (mut seeded, mut detector) = (Seeded(6), Detector::new());
     let keys: Vec<ListKey> = (0..10).map(|key| lists(5_000_000 + key, 2)).collect();
-    let hypotheses: Vec<_> =
-        keys.iter().map(|lists| Hypothesis { lists, gamma: quarter(), mode: Mode::ModelFree }).collect();
+    let hypotheses: Vec<_> = keys
+        .iter()
+        .map(|lists| Hypothesis { lists, gamma: quarter(), mode: Mode::ModelFree, background: None })
+        .collect();
     let least = (0..=150)
         .find(|k| upper_tail(150, *k, quarter()).unwrap().times(10) <= Policy::STANDARD.alpha())
         .unwrap();

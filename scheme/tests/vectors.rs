@@ -142,8 +142,9 @@ fn refusals() {
 #[test]
 fn profile_ids() {
     let rows = include_str!("../../fixtures/profile/v1.jsonl").lines();
+    let with_background = include_str!("../../fixtures/profile/v1-background.jsonl").lines();
     let mut count = 0;
-    for row in rows.map(|line| serde_json::from_str::<Value>(line).unwrap()) {
+    for row in rows.chain(with_background).map(|line| serde_json::from_str::<Value>(line).unwrap()) {
         let fields = &row["profile"];
         let number = |name: &str| fields[name].as_f64();
         let digest = |name: &str| fields[name].as_str().map(|text| text.parse::<Sha256Digest>().unwrap());
@@ -156,9 +157,10 @@ fn profile_ids() {
         );
         let profile =
             recipe.unwrap().bind(digest("tokenizer_sha256").unwrap(), digest("model_sha256")).unwrap();
+        let profile = profile.with_background(digest("background_sha256"));
         assert_eq!(profile.canonical_json(), row["canonical"]);
         assert_eq!(profile.id().as_str(), row["id"]);
         count += 1;
     }
-    assert_eq!(count, 7);
+    assert_eq!(count, 7 + 3);
 }
