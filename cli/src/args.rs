@@ -32,6 +32,8 @@ pub(crate) enum Command {
     /// Show profiles: what generation and detection must agree on.
     #[command(subcommand)]
     Profiles(ProfilesCommand),
+    /// Measure how often keys take human text for marked: a report to keep with each key.
+    Calibrate(CalibrateArgs),
     /// Lists of windows too common in human text to be scored, for profiles to name.
     #[command(subcommand)]
     Background(BackgroundCommand),
@@ -198,6 +200,41 @@ pub(crate) struct DetectArgs {
     /// Write the coloured text and the verdict as a page.
     #[arg(long, value_name = "FILE")]
     pub(crate) html: Option<PathBuf>,
+    /// Threads that the model may use; default: all cores.
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<NonZeroUsize>,
+}
+
+#[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("calibration_vocabulary").required(true).multiple(true)))]
+pub(crate) struct CalibrateArgs {
+    /// Human texts of the kind that will be judged: .jsonl files with a field `text` a line, any other file as one.
+    #[arg(value_name = "FILE", required = true)]
+    pub(crate) corpora: Vec<PathBuf>,
+    /// A key; may be given several times.
+    #[arg(long, value_name = "FILE", required = true)]
+    pub(crate) key_file: Vec<PathBuf>,
+    /// A built-in profile (prose-v1, code-v1) or a profile's JSON file.
+    #[arg(long, value_name = "P")]
+    pub(crate) profile: String,
+    /// The model: gives the tokenizer, and the entropies for the entropy modes.
+    #[arg(long, value_name = "DIR", group = "calibration_vocabulary")]
+    pub(crate) model: Option<PathBuf>,
+    /// The tokenizer alone.
+    #[arg(long, value_name = "FILE", group = "calibration_vocabulary", conflicts_with = "model")]
+    pub(crate) tokenizer: Option<PathBuf>,
+    /// The background list that the profile names, if it names one.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) background: Option<PathBuf>,
+    /// How to count; may be given several times.
+    #[arg(long, value_name = "MODE", default_value = "auto")]
+    pub(crate) mode: Vec<ModeArg>,
+    /// Print the report of each key and mode as a line of JSON, as a key version keeps it.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Draw the rates and their intervals.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) svg: Option<PathBuf>,
     /// Threads that the model may use; default: all cores.
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<NonZeroUsize>,

@@ -44,7 +44,7 @@ struct Plan {
 impl Plan {
     fn new(args: &DetectArgs, library: Option<&Path>) -> Result<Self, Failure> {
         let named = Named::find(&args.profile)?;
-        let modes = modes(args, &named)?;
+        let modes = modes(&args.mode, &named, &args.profile, args.model.is_some())?;
         let policy = policy(args)?;
         let background = background::of_named(&named, args.background.as_deref())?;
         let sources: Vec<Source> =
@@ -282,24 +282,27 @@ fn without_model(named: &Named, vocabulary: &Vocabulary) -> Result<(ListFamily, 
     }
 }
 
-fn modes(args: &DetectArgs, named: &Named) -> Result<Vec<Mode>, Failure> {
+/// What to count by; the entropy modes need a model, the gate a profile with a threshold.
+pub(crate) fn modes(
+    asked: &[ModeArg],
+    named: &Named,
+    profile: &str,
+    has_model: bool,
+) -> Result<Vec<Mode>, Failure> {
     let mut modes = Vec::new();
-    for mode in &args.mode {
+    for mode in asked {
         let gate = || {
             named.threshold().map(Mode::Gated).ok_or_else(|| {
-                Failure::Usage(format!(
-                    "--mode entropy-gated: profile {} has no entropy threshold",
-                    args.profile
-                ))
+                Failure::Usage(format!("--mode entropy-gated: profile {profile} has no entropy threshold"))
             })
         };
         let mode = match mode {
-            ModeArg::Auto if named.threshold().is_some() && args.model.is_some() => gate()?,
+            ModeArg::Auto if named.threshold().is_some() && has_model => gate()?,
             ModeArg::Auto | ModeArg::ModelFree => Mode::ModelFree,
             ModeArg::EntropyGated => gate()?,
             ModeArg::EntropyWeighted => Mode::Weighted,
         };
-        if mode.needs_entropies() && args.model.is_none() {
+        if mode.needs_entropies() && !has_model {
             return Err(Failure::Usage(format!("--mode {} needs the model: --model DIR", mode.name())));
         }
         if !modes.contains(&mode) {

@@ -2,6 +2,7 @@
 
 mod args;
 mod background;
+mod calibrate;
 mod coloured;
 mod corpus;
 mod demo;
@@ -50,6 +51,7 @@ fn run(arguments: Arguments) -> Result<Outcome, Failure> {
                 &mut out,
             )
         }
+        Command::Calibrate(args) => calibrate::run(&args, library, &mut out),
         Command::Background(command) => background::run(&command, &mut out),
         Command::Scheme(SchemeCommand::Words(args)) => words::run(&args, &mut out),
         Command::Keys { store, command } => desk::keys(&store, command, &mut out),

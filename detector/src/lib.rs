@@ -13,6 +13,7 @@
 //! | p of several hypotheses → adjusted p → [`Verdict`] | [`judge`], [`Policy`] |
 //! | which passages carry a mark, corrected for all windows tried | [`Detector::detect_spans`], [`Span`] |
 //! | all of it for one text | [`Detector`] |
+//! | how often one key takes human text for marked | [`Calibration`] |
 //! | how often a measured rate is what it seems | [`clopper_pearson`] |
 //!
 //! The null holds for a key that had no part in making the text and that its author does not know. It is
@@ -23,6 +24,7 @@
 
 mod background;
 mod binomial;
+mod calibrate;
 mod detect;
 mod evidence;
 mod interval;
@@ -34,6 +36,9 @@ mod windows;
 
 pub use background::{Background, BackgroundError, BackgroundTally, MAX_BACKGROUND_WINDOWS};
 pub use binomial::{MoreThanAll, upper_tail};
+pub use calibrate::{
+    CALIBRATION_BANDS, CALIBRATION_LEVELS, Calibration, CalibrationCounts, CalibrationRate, CalibrationText,
+};
 pub use detect::{DetectError, Detector, Hypothesis, Report, SpanReport, Text};
 pub use evidence::{Colour, Counts, Evidence, Mode, Reason, weight};
 pub use interval::{Interval, IntervalError, clopper_pearson};
