@@ -260,10 +260,11 @@ pub(crate) struct BackgroundBuildArgs {
     #[arg(long, value_name = "H")]
     pub(crate) context_width: u8,
     /// A window is common if it occurs in so many texts.
-    #[arg(long, value_name = "N", default_value_t = 8)]
+    #[arg(long, value_name = "N", default_value_t = 3)]
     pub(crate) min_documents: u32,
-    /// Of the common windows, take those that occur in the most texts, so many at most.
-    #[arg(long, value_name = "N", default_value_t = 65_536)]
+    /// Of the common windows, take those that occur in the most texts, so many at most;
+    /// docs/evidence.md shows what other sizes give and cost.
+    #[arg(long, value_name = "N", default_value_t = 16_384)]
     pub(crate) most: usize,
     /// The list.
     #[arg(long, value_name = "FILE")]

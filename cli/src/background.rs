@@ -5,24 +5,21 @@ use std::path::{Path, PathBuf};
 
 use dandyroll_detector::{Background, BackgroundError, BackgroundTally, Windows};
 use dandyroll_scheme::{ContextWidth, Profile, Sha256Digest};
+use dandyroll_server::background::ListFileError;
 use dandyroll_vocab::Vocabulary;
 use serde_json::json;
 
 use crate::args::{BackgroundBuildArgs, BackgroundCommand, BackgroundShowArgs};
-use crate::corpus::{bytes_of, each_text};
+use crate::corpus::each_text;
 use crate::failure::{Failure, Outcome};
-use crate::input::InputError;
 use crate::profile::Named;
 use crate::terminal::say;
-
-/// A list of 2²⁴ windows of nine ids has no more.
-const MAX_BYTES: usize = 1 << 30;
 
 /// Why a background list could not be made or used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ListError {
-    #[error("background list: {0}")]
-    Input(#[from] InputError),
+    #[error(transparent)]
+    File(#[from] ListFileError),
     #[error("background list {path}: {source}")]
     Form { path: PathBuf, source: BackgroundError },
     #[error(
@@ -41,8 +38,7 @@ pub(crate) enum ListError {
 
 /// Reads a list.
 pub(crate) fn read(path: &Path) -> Result<Background, ListError> {
-    let bytes = bytes_of(path, MAX_BYTES)?;
-    Background::parse(&bytes).map_err(|source| ListError::Form { path: path.into(), source })
+    Ok(dandyroll_server::background::read(path)?)
 }
 
 /// The list that a profile names, checked to be that one; `None` if it names none.

@@ -9,7 +9,7 @@ use dandyroll_vocab::{MAX_TEXT_BYTES, Vocabulary, normalise};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-use crate::input::{InputError, Source, read_bounded};
+use crate::input::{InputError, Source};
 
 /// A corpus that cannot be read; what stands in it is never quoted.
 #[derive(Debug, thiserror::Error)]
@@ -114,13 +114,4 @@ fn for_each_line<E: From<CorpusError>>(
         visit(number, &line)?;
     }
     Ok(())
-}
-
-/// A whole file of at most `most` bytes.
-pub(crate) fn bytes_of(path: &Path, most: usize) -> Result<Vec<u8>, InputError> {
-    let name = || path.display().to_string();
-    File::open(path)
-        .and_then(|file| read_bounded(file, most))
-        .map_err(|source| InputError::Io { name: name(), source })?
-        .ok_or_else(|| InputError::TooLarge { name: name() })
 }

@@ -38,7 +38,7 @@ pub(crate) enum Failure {
     #[error(transparent)]
     Background(#[from] ListError),
     #[error(transparent)]
-    Corpus(#[from] CorpusError),
+    Corpus(Box<CorpusError>),
     #[error(transparent)]
     Input(#[from] InputError),
     #[error(transparent)]
@@ -76,6 +76,12 @@ pub(crate) enum Failure {
     Output(#[from] io::Error),
     #[error("cannot write {path}: {source}")]
     File { path: std::path::PathBuf, source: io::Error },
+}
+
+impl From<CorpusError> for Failure {
+    fn from(error: CorpusError) -> Self {
+        Self::Corpus(Box::new(error))
+    }
 }
 
 /// 0: done. 1: some inputs could not be judged, the others were. 2: nothing could be done as asked.

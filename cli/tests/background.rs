@@ -128,7 +128,7 @@ fn a_list_is_built_named_and_left_unscored() {
 
 /// The held-out function that the key `a.key` takes for marked most.
 fn worst_text() -> String {
-    let vocabulary = Vocabulary::open(&fixture("model/tokenizer.json")).unwrap();
+    let vocabulary = Vocabulary::open(fixture("model/tokenizer.json")).unwrap();
     let profile = Recipe::prose_v1().bind(vocabulary.digest(), None).unwrap();
     let mut master: [u8; 32] = Sha256::digest("dandyroll command line tests: a.key").into();
     let lists = MasterKey::take(&mut master).lists(&profile.family());

@@ -239,7 +239,7 @@ fn start(window: &[TokenId], slots: usize) -> usize {
         let x = (mixed ^ u64::from(token.0)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         x ^ (x >> 29)
     });
-    #[expect(clippy::as_conversions, clippy::cast_possible_truncation, reason = "cut to the table's size")]
+    #[expect(clippy::as_conversions, reason = "cut to the table's size")]
     let slot = (mixed >> 20) as usize & (slots - 1);
     slot
 }

@@ -240,7 +240,7 @@ mod tests {
     fn a_report_reads_back_and_its_verdict_is_that_of_its_counts() {
         let good = report([30, 3, 0]);
         assert!(good.nominal && good.json().len() < 8192);
-        assert_eq!(CalibrationReport::parse(good.json().as_bytes(), &key()), Ok(good.clone()));
+        assert_eq!(CalibrationReport::parse(good.json().as_bytes(), &key()), Ok(good));
         let bad = report([90, 3, 0]);
         assert!(!bad.nominal);
         // A verdict that was changed by hand is computed again.

@@ -18,6 +18,7 @@
 
 mod asker;
 pub mod audit;
+pub mod background;
 pub mod calibration;
 mod codec;
 pub mod config;

@@ -52,7 +52,7 @@ impl Fixture {
 
     pub(crate) fn tokenizer(self: &Arc<Self>) -> Tokenizer {
         let reader: Arc<dyn Reader> = self.clone();
-        Tokenizer { vocabulary: Arc::clone(self.vocabulary()), reader: Some(reader) }
+        Tokenizer { vocabulary: Arc::clone(self.vocabulary()), reader: Some(reader), backgrounds: Vec::new() }
     }
 
     /// The entropies that the library gives.

@@ -5,13 +5,15 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use dandyroll_api::detect::{
-    BatchRequest, BatchText, DetectRequest, Detection, Look, ModeName, StreamLine, TextItem,
+    BatchRequest, BatchText, DetectRequest, Detection, Finding, Look, ModeName, StreamLine, TextItem,
 };
 use dandyroll_api::openai::{ChatChunk, Completion, CompletionRequest, Prompt, Watermark, WatermarkRequest};
 use dandyroll_api::problem::Problem;
-use dandyroll_detector::{Correction, Detector, Hypothesis, Mode, Policy as Bounds, Text, Verdict};
+use dandyroll_detector::{
+    Background, Correction, Detector, Hypothesis, Mode, Policy as Bounds, Text, Verdict,
+};
 use dandyroll_scheme::Recipe;
-use dandyroll_server::detection::{Detecting, DetectionError, DetectionSettings, ToProblem};
+use dandyroll_server::detection::{Detecting, DetectionError, DetectionSettings, ToProblem, Tokenizer};
 use dandyroll_server::generation::{
     Answer, Event, Generating, GenerationError, GenerationSettings, Model, Order, Running,
 };
@@ -34,6 +36,7 @@ on_both!(
     a_stream_is_the_same_text,
     without_an_audit_nothing_is_handed_out,
     results_are_the_library_s_number_for_number,
+    windows_of_a_profile_s_background_list_are_not_scored,
     tiers_hide_what_they_must,
     keys_are_named_in_every_way,
     one_bad_text_costs_itself_only,
@@ -405,6 +408,41 @@ async fn without_an_audit_nothing_is_handed_out(place: Place) {
     assert_eq!(error.code(), "audit_unavailable");
 }
 
+async fn windows_of_a_profile_s_background_list_are_not_scored(place: Place) {
+    let world = plain(&place).await;
+    let fixture = Fixture::get();
+    let human = "The quick brown fox jumps over the lazy dog, and nobody saw why it did so.";
+    let ids = fixture.vocabulary().encode_ids(human).unwrap();
+    let listed = ids.windows(3).step_by(2);
+    let width = Recipe::prose_v1().width;
+    let list = Background::new(fixture.vocabulary().digest(), width, listed.clone()).unwrap();
+    let profile = fixture.profile(Recipe::prose_v1()).with_background(Some(list.digest()));
+    world.node.profiles().put(&profile, Some(&alias("prose-listed"))).await.unwrap();
+    world.node.refresh().await.unwrap();
+    let request = DetectRequest {
+        profiles: Some(vec!["prose-v1".into(), "prose-listed".into()]),
+        keys: Some(vec!["default".into()]),
+        ..text(human)
+    };
+    // Never judged as if there were no list.
+    let error = world.detecting.detect(&reader(), request.clone()).await.unwrap_err();
+    assert_eq!((error.code(), error.field()), ("tokenizer_not_loaded", Some("profiles")), "{error}");
+
+    let tokenizer = Tokenizer { backgrounds: vec![Arc::new(list)], ..fixture.tokenizer() };
+    let settings = DetectionSettings::standard();
+    let detecting = Detecting::start(world.node.clone(), vec![tokenizer], settings).unwrap();
+    let found = detecting.detect(&reader(), request).await.unwrap().findings.unwrap();
+    // No window of this text comes twice.
+    let scored = |id: &str| {
+        let of = |finding: &&Finding| finding.profiles.iter().any(|profile| profile.id == id);
+        found.iter().find(of).unwrap().scored
+    };
+    let all = u32::try_from(ids.len() - 2).unwrap();
+    let plain = fixture.profile(Recipe::prose_v1());
+    assert_eq!(scored(plain.id().as_str()), all);
+    assert_eq!(scored(profile.id().as_str()), all - u32::try_from(listed.count()).unwrap());
+}
+
 async fn results_are_the_library_s_number_for_number(place: Place) {
     let world = plain(&place).await;
     let (_, marked, _) = long(&world, &writer()).await;
@@ -424,7 +462,9 @@ async fn results_are_the_library_s_number_for_number(place: Place) {
     let modes = [Mode::ModelFree, Mode::Weighted];
     let hypotheses: Vec<Hypothesis<'_>> = lists
         .iter()
-        .flat_map(|lists| modes.map(|mode| Hypothesis { lists, gamma: prose.gamma(), mode }))
+        .flat_map(|lists| {
+            modes.map(|mode| Hypothesis { lists, gamma: prose.gamma(), mode, background: None })
+        })
         .collect();
     let bounds = Bounds::new(1e-4, 1e-3, 16, Correction::Holm).unwrap();
     let input = Text { ids: encoding.ids(), prompt: 0, entropies: Some(&entropies) };
