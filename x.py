@@ -188,8 +188,19 @@ def evidence(arguments: list[str]) -> None:
     library = str(setup())
     python = venv("evidence-venv", ROOT / "evidence" / "requirements.txt")
     measure = ["cargo", "run", "--quiet", "--release", "--locked", "-p", "dandyroll-evidence", "--"]
-    for experiment in arguments or ["null", "spans", "sweet"]:
-        run(*measure, experiment, ORT_DYLIB_PATH=library)
+    run(sys.executable, ROOT / "evidence" / "human.py")
+    # The second power run makes the marked texts of width 1 that `background` reads; its figures are not shown.
+    of_width_1 = ["--context-width", "1", "--texts", "72", "--long", "0", "--pairs", "2000", "--texts-out", "target/evidence/power-1.jsonl"]
+    # Corpora of your own, if you put any there: JSON lines with a field `text`.
+    further = "target/evidence/further"
+    more_corpora = ["--corpora", further] if (ROOT / further).is_dir() else []
+    steps = {
+        "null": [["--corpora", "target/evidence/human", *more_corpora]],
+        "power": [[], [*of_width_1, "--out", "target/evidence/power-1.json"]],
+    }
+    for experiment in arguments or ["null", "power", "background", "spans", "sweet"]:
+        for more in steps.get(experiment, [[]]):
+            run(*measure, experiment, *more, ORT_DYLIB_PATH=library)
     run(python, ROOT / "evidence" / "report.py")
 
 

@@ -1,7 +1,9 @@
 //! The experiments behind `docs/evidence.md`: each measures and writes JSON; `report.py` draws.
 
+mod background;
 mod corpus;
 mod null;
+mod power;
 mod spans;
 mod sweet;
 
@@ -15,7 +17,9 @@ use clap::Parser;
 #[derive(Debug, Parser)]
 #[command(name = "dandyroll-evidence", max_term_width = 110)]
 enum Experiment {
+    Background(background::BackgroundArgs),
     Null(null::NullArgs),
+    Power(power::PowerArgs),
     Spans(spans::SpansArgs),
     Sweet(sweet::SweetArgs),
 }
@@ -74,7 +78,9 @@ fn command_line() -> String {
 
 fn main() -> ExitCode {
     let result = match Experiment::parse() {
+        Experiment::Background(arguments) => background::run(&arguments),
         Experiment::Null(arguments) => null::run(&arguments),
+        Experiment::Power(arguments) => power::run(&arguments),
         Experiment::Spans(arguments) => spans::run(&arguments),
         Experiment::Sweet(arguments) => sweet::run(&arguments),
     };
