@@ -188,9 +188,36 @@ def evidence(arguments: list[str]) -> None:
     library = str(setup())
     python = venv("evidence-venv", ROOT / "evidence" / "requirements.txt")
     measure = ["cargo", "run", "--quiet", "--release", "--locked", "-p", "dandyroll-evidence", "--"]
-    for experiment in arguments or ["null", "spans", "sweet"]:
-        run(*measure, experiment, ORT_DYLIB_PATH=library)
+    prepare = {
+        "modes": [[python, ROOT / "evidence" / "surrogates.py"]],
+        "robust": [
+            [*measure, "pool", "--only", "prose"],
+            [*measure, "pool", "--only", "modules"],
+            [python, ROOT / "evidence" / "edits.py"],
+        ],
+    }
+    for experiment in arguments or ["null", "spans", "sweet", "threshold", "modes", "robust", "retoken"]:
+        for step in prepare.get(experiment, []):
+            run(*step, ORT_DYLIB_PATH=library)
+        if experiment == "threshold":
+            threshold(library)
+        else:
+            run(*measure, experiment, ORT_DYLIB_PATH=library)
     run(python, ROOT / "evidence" / "report.py")
+
+
+def threshold(library: str) -> None:
+    """What `dandyroll profiles propose-threshold` says of the held-out code: table and picture."""
+    folder = ROOT / "docs" / "evidence"
+    propose = ["profiles", "propose-threshold", ROOT / "fixtures" / "corpora" / "python_heldout.jsonl"]
+    words = ["--profile", "code-v1", "--model", "fixtures/model", "--tokens", "100000", "--threads", "1"]
+    build = ["cargo", "run", "--quiet", "--release", "--locked", "-p", "dandyroll-cli", "--"]
+    with (folder / "threshold.json").open("wb") as out:
+        command = [*build, *propose, *words, "--svg", folder / "threshold.svg", "--json"]
+        print("$", " ".join(map(str, command)), file=sys.stderr, flush=True)
+        code = subprocess.run(command, cwd=ROOT, env=os.environ | {"ORT_DYLIB_PATH": library}, stdout=out).returncode
+    if code:
+        raise Failed(f"exit code {code}: dandyroll profiles propose-threshold")
 
 
 def deny() -> None:

@@ -10,42 +10,13 @@ The share of generated texts that parse as Python is computed here, with `ast`, 
 
 from __future__ import annotations
 
-import ast
 import json
-import math
-from collections.abc import Iterable
-from pathlib import Path
 
-import matplotlib
+from drawing import FOLDER, ROOT, plt, save, sci, table
+from parsing import parsed_share
+from robustness import modes_section, retoken_section, robust_section, threshold_section, widths_section
 
-matplotlib.use("svg")
-import matplotlib.pyplot as plt  # noqa: E402  (the backend is chosen first)
-
-ROOT = Path(__file__).resolve().parent.parent
-FOLDER = ROOT / "docs" / "evidence"
 TEXTS = ROOT / "target" / "evidence" / "sweet-texts.jsonl"
-# The same bytes for the same figures.
-matplotlib.rcParams.update({"svg.hashsalt": "dandyroll", "font.size": 10, "axes.grid": True, "grid.alpha": 0.3})
-
-
-def save(figure: plt.Figure, name: str) -> None:
-    figure.tight_layout()
-    figure.savefig(FOLDER / f"{name}.svg", metadata={"Date": None})
-    plt.close(figure)
-
-
-def table(header: list[str], rows: Iterable[list[str]]) -> str:
-    lines = ["| " + " | ".join(header) + " |", "| " + " | ".join("---" for _ in header) + " |"]
-    lines += ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join(lines)
-
-
-def sci(value: float) -> str:
-    """1.2e-3, with 0 as 0."""
-    if value == 0:
-        return "0"
-    exponent = math.floor(math.log10(abs(value)))
-    return f"{value / 10**exponent:.2f}e{exponent}"
 
 
 def null_section() -> str:
@@ -141,35 +112,6 @@ def spans_section() -> str:
             f"Command: `{report['command']}`",
         ]
     )
-
-
-def parses(source: str) -> bool:
-    try:
-        ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False
-    return True
-
-
-def parsed_share(prompt: str, text: str) -> float:
-    """Of the generated lines (the last, cut one left out) the share in the longest run from the prompt that parses."""
-    lines = text.split("\n")[:-1]
-    depth = len(prompt) - len(prompt.lstrip(" "))
-    # A prompt from inside a class or function gets blocks to stand in.
-    blocks = "".join(" " * i + "if True:\n" for i in range(0, depth, 4))
-    for kept in range(len(lines), 0, -1):
-        source = blocks + prompt + "\n".join(lines[:kept]) + "\n"
-        # A block that was just opened is whole with a body.
-        body = indentation(source) + "    pass\n"
-        if parses(source) or parses(source + body):
-            return kept / len(lines)
-    return 0.0
-
-
-def indentation(source: str) -> str:
-    """What the last line that is not blank is indented by."""
-    last = source.rstrip().rsplit("\n", 1)[-1]
-    return last[: len(last) - len(last.lstrip())]
 
 
 def parse_shares(command: str) -> dict[tuple, tuple[float, float, float]]:
@@ -290,6 +232,26 @@ in `fixtures/`. This page is written by that command: edit `evidence/report.py`,
 ## What gating by entropy costs and saves
 
 {sweet_section()}
+
+## Where a threshold comes from
+
+{threshold_section()}
+
+## Entropy modes, and whose entropies
+
+{modes_section()}
+
+## What edits leave of a mark
+
+{robust_section()}
+
+## Context width and seeding
+
+{widths_section()}
+
+## Tokenising a text again
+
+{retoken_section()}
 """
     (ROOT / "docs" / "evidence.md").write_text(body, encoding="utf-8")
     print("docs/evidence.md and its pictures are written")

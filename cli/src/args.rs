@@ -146,6 +146,7 @@ pub(crate) enum ModeArg {
 
 #[derive(Debug, Args)]
 #[command(group(clap::ArgGroup::new("vocabulary").required(true).multiple(true)))]
+#[command(group(clap::ArgGroup::new("reader").multiple(true)))]
 pub(crate) struct DetectArgs {
     /// Texts to look at; - or none for standard input.
     #[arg(value_name = "FILE")]
@@ -157,16 +158,19 @@ pub(crate) struct DetectArgs {
     #[arg(long, value_name = "FILE", required = true)]
     pub(crate) key_file: Vec<PathBuf>,
     /// The model that wrote the text: gives the tokenizer, and the entropies for the entropy modes.
-    #[arg(long, value_name = "DIR", group = "vocabulary")]
+    #[arg(long, value_name = "DIR", groups = ["vocabulary", "reader"])]
     pub(crate) model: Option<PathBuf>,
     /// The tokenizer alone, for detection without a model.
     #[arg(long, value_name = "FILE", group = "vocabulary", conflicts_with = "model")]
     pub(crate) tokenizer: Option<PathBuf>,
+    /// Another model to read entropies with, of the same tokenizer: a quantised or smaller one. Results name it.
+    #[arg(long, value_name = "DIR", group = "reader")]
+    pub(crate) entropy_model: Option<PathBuf>,
     /// A file with the prompt, for entropies nearer to those at generation.
-    #[arg(long, value_name = "FILE", requires = "model")]
+    #[arg(long, value_name = "FILE", requires = "reader")]
     pub(crate) prompt_file: Option<PathBuf>,
     /// The prompt as a JSON array of token ids.
-    #[arg(long, value_name = "JSON", requires = "model", conflicts_with = "prompt_file")]
+    #[arg(long, value_name = "JSON", requires = "reader", conflicts_with = "prompt_file")]
     pub(crate) prompt_ids: Option<String>,
     /// How to count; may be given several times, the verdicts are corrected for the number.
     #[arg(long, value_name = "MODE", default_value = "auto")]
@@ -223,6 +227,51 @@ pub(crate) enum ProfilesCommand {
         #[arg(long, value_name = "FILE", conflicts_with = "model")]
         tokenizer: Option<PathBuf>,
     },
+    /// Propose an entropy threshold from how a model predicts human texts; keys and green counts take no part.
+    ProposeThreshold(ThresholdArgs),
+}
+
+/// Which threshold is proposed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RuleArg {
+    /// the one with the greatest expected z: there a position adds evidence if its lift is above half the mean
+    Power,
+    /// the largest whose expected z is no less than without a threshold: least damage at no cost in power
+    Free,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ThresholdArgs {
+    /// Human texts of the kind that will be marked: .jsonl files with a field `text`, or plain text.
+    #[arg(value_name = "FILE", required = true)]
+    pub(crate) corpus: Vec<PathBuf>,
+    /// The model that will write.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: PathBuf,
+    /// The profile whose gamma, delta and context width are kept and whose threshold is replaced.
+    #[arg(long, value_name = "P", default_value = "code-v1")]
+    pub(crate) profile: String,
+    /// Read so many tokens at most.
+    #[arg(long, value_name = "N", default_value_t = 50_000)]
+    pub(crate) tokens: usize,
+    /// What the threshold is chosen for.
+    #[arg(long, value_name = "RULE", default_value = "power")]
+    pub(crate) rule: RuleArg,
+    /// Instead of a rule: the smallest threshold that keeps at most this share of positions.
+    #[arg(long, value_name = "SHARE", conflicts_with = "rule")]
+    pub(crate) keep: Option<f64>,
+    /// Write the profile with the proposed threshold.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
+    /// Write the picture.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) svg: Option<PathBuf>,
+    /// Print JSON, with every threshold that was looked at.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Threads that the model may use; default: all cores.
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<NonZeroUsize>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -13,6 +13,7 @@ mod model;
 mod profile;
 mod serve;
 mod terminal;
+mod threshold;
 mod words;
 
 use std::io::Write;
@@ -41,6 +42,9 @@ fn run(arguments: Arguments) -> Result<Outcome, Failure> {
         }
         Command::Profiles(ProfilesCommand::Show { profile, model, tokenizer }) => {
             words::show_profile(&profile, model.as_deref(), tokenizer.as_deref(), &mut out)
+        }
+        Command::Profiles(ProfilesCommand::ProposeThreshold(args)) => {
+            threshold::run(&args, library, &mut out)
         }
         Command::Scheme(SchemeCommand::Words(args)) => words::run(&args, &mut out),
         Command::Keys { store, command } => desk::keys(&store, command, &mut out),

@@ -68,6 +68,14 @@ impl Named {
         }
     }
 
+    /// The parameters, whatever they are bound to.
+    pub(crate) fn recipe(&self) -> Recipe {
+        match self {
+            Self::BuiltIn(_, recipe) => *recipe,
+            Self::Bound(profile) => *profile.recipe(),
+        }
+    }
+
     /// Binds a recipe to what is in use, or checks that a profile is for it. Without a model at hand a
     /// profile's own model is taken on trust: it decides no list, only which positions were biased.
     pub(crate) fn bind(
