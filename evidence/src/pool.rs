@@ -23,6 +23,8 @@ use crate::{Failure, Progress, corpus};
 const PROSE_PROMPT: usize = 48;
 /// Functions in a module.
 const PARTS: usize = 4;
+/// Modules that contexts of another width than the profile's are measured on.
+pub(crate) const COMPARED: u32 = 32;
 
 /// Generate the texts that the experiments robust, modes and retoken judge.
 #[derive(Debug, Args)]
@@ -93,6 +95,8 @@ pub(crate) struct Arm {
     pub(crate) name: String,
     /// `None`: not marked.
     pub(crate) recipe: Option<Recipe>,
+    /// Only so many documents of the set, the first ones.
+    pub(crate) documents: u32,
 }
 
 /// One continuation.
@@ -130,6 +134,9 @@ struct Header {
     model_sha256: String,
     tokenizer_sha256: String,
     prompts_sha256: String,
+    /// `None`: all of the set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    documents: Option<u32>,
 }
 
 struct Prompt {
@@ -276,6 +283,7 @@ impl Pool {
             model_sha256: self.model_sha256.to_string(),
             tokenizer_sha256: self.vocabulary.digest().to_string(),
             prompts_sha256: dandyroll_scheme::Sha256Digest(Sha256::digest(&prompts).into()).to_string(),
+            documents: Some(arm.documents).filter(|most| *most < u32::MAX),
         };
         if let Some(kept) = read(&path, &header) {
             return Ok(kept);
@@ -296,7 +304,8 @@ impl Pool {
     }
 
     fn make(&mut self, arm: &Arm, profile: Option<&Profile>) -> Result<Vec<Completion>, Failure> {
-        let prompts = self.set(arm.set)?;
+        let mut prompts = self.set(arm.set)?;
+        prompts.retain(|prompt| prompt.document < arm.documents);
         let mut progress = Progress::new(&format!("{} {}", arm.set.name(), arm.name), prompts.len());
         let mut all = Vec::with_capacity(prompts.len());
         for Prompt { document, part, ids, text } in prompts {
@@ -337,12 +346,12 @@ fn read(path: &Path, header: &Header) -> Option<Vec<Completion>> {
 /// γ ¼ everywhere: what is compared is where and how strongly the mark acts.
 pub(crate) fn arm(set: Set, name: &str, delta: f64, width: u8, tau: Option<f64>) -> Result<Arm, Failure> {
     let recipe = Recipe::new(0.25, delta, width, tau).map_err(failed)?;
-    Ok(Arm { set, name: name.to_owned(), recipe: Some(recipe) })
+    Ok(Arm { set, name: name.to_owned(), recipe: Some(recipe), documents: u32::MAX })
 }
 
 /// An arm without a mark.
 pub(crate) fn unmarked(set: Set) -> Arm {
-    Arm { set, name: "unmarked".to_owned(), recipe: None }
+    Arm { set, name: "unmarked".to_owned(), recipe: None, documents: u32::MAX }
 }
 
 /// The built-in profiles' δ and τ at every context width, and no mark.
@@ -352,6 +361,13 @@ pub(crate) fn width_arms(set: Set) -> Result<Vec<Arm>, Failure> {
     let mut arms = vec![unmarked(set)];
     for width in 0..=4 {
         arms.push(arm(set, &format!("left-{width}"), built_in.delta.get(), width, tau)?);
+    }
+    for arm in &mut arms {
+        // The profile's own width is measured on all documents, what it is compared with on the first ones.
+        let is_own = arm.recipe.is_some_and(|recipe| recipe.width == built_in.width);
+        if set == Set::Modules && !is_own {
+            arm.documents = COMPARED;
+        }
     }
     Ok(arms)
 }
@@ -371,6 +387,8 @@ pub(crate) fn run(arguments: &PoolCommand) -> Result<(), Failure> {
     let mut arms = mode_arms()?;
     arms.extend(width_arms(Set::Prose)?);
     arms.extend(width_arms(Set::Modules)?);
+    // What the built-in profiles are judged by first.
+    arms.sort_by_key(|arm| arm.documents != u32::MAX);
     arms.retain(|arm| arguments.only.as_ref().is_none_or(|only| only == arm.set.name()));
     for arm in arms {
         let texts = pool.get(&arm)?;

@@ -433,7 +433,8 @@ pub(crate) fn run(arguments: &RobustArgs) -> Result<(), Failure> {
                 unmarked.clone_from(&quality);
             }
             let differences = |of: fn(&(u32, f64, f64)) -> f64| -> Vec<f64> {
-                quality.iter().zip(&unmarked).map(|(a, b)| of(a) - of(b)).collect()
+                let same = |one: &(u32, f64, f64)| unmarked.iter().find(|other| other.0 == one.0).copied();
+                quality.iter().filter_map(|one| same(one).map(|other| of(one) - of(&other))).collect()
             };
             let (loss_difference, loss_difference_se) = mean(&differences(|one| one.1));
             let (distinct_4_difference, distinct_4_difference_se) = mean(&differences(|one| one.2));
