@@ -23,6 +23,8 @@ use crate::{Failure, Progress, corpus};
 const PROSE_PROMPT: usize = 48;
 /// Functions in a module.
 const PARTS: usize = 4;
+/// The context widths that are compared.
+pub(crate) const WIDTHS: [u8; 5] = [0, 1, 2, 3, 4];
 /// Modules that contexts of another width than the profile's are measured on.
 pub(crate) const COMPARED: u32 = 32;
 
@@ -34,6 +36,9 @@ pub(crate) struct PoolCommand {
     /// One set only: single, prose or modules.
     #[arg(long, value_name = "SET")]
     only: Option<String>,
+    /// Context widths.
+    #[arg(long, value_delimiter = ',', default_values_t = WIDTHS)]
+    widths: Vec<u8>,
 }
 
 #[derive(Debug, Args)]
@@ -354,18 +359,18 @@ pub(crate) fn unmarked(set: Set) -> Arm {
     Arm { set, name: "unmarked".to_owned(), recipe: None, documents: u32::MAX }
 }
 
-/// The built-in profiles' δ and τ at every context width, and no mark.
-pub(crate) fn width_arms(set: Set) -> Result<Vec<Arm>, Failure> {
+/// The built-in profiles' δ and τ at other context widths, and no mark.
+pub(crate) fn width_arms(set: Set, widths: &[u8]) -> Result<Vec<Arm>, Failure> {
     let built_in = if set == Set::Prose { Recipe::prose_v1() } else { Recipe::code_v1() };
     let tau = built_in.threshold.map(|tau| tau.get());
     let mut arms = vec![unmarked(set)];
-    for width in 0..=4 {
-        arms.push(arm(set, &format!("left-{width}"), built_in.delta.get(), width, tau)?);
+    for width in widths {
+        arms.push(arm(set, &format!("left-{width}"), built_in.delta.get(), *width, tau)?);
     }
     for arm in &mut arms {
         // The profile's own width is measured on all documents, what it is compared with on the first ones.
         let is_own = arm.recipe.is_some_and(|recipe| recipe.width == built_in.width);
-        if set == Set::Modules && !is_own {
+        if !is_own && (set == Set::Modules || arm.recipe.is_some_and(|recipe| recipe.width.byte() > 2)) {
             arm.documents = COMPARED;
         }
     }
@@ -385,8 +390,8 @@ pub(crate) fn mode_arms() -> Result<Vec<Arm>, Failure> {
 pub(crate) fn run(arguments: &PoolCommand) -> Result<(), Failure> {
     let mut pool = Pool::open(&arguments.pool)?;
     let mut arms = mode_arms()?;
-    arms.extend(width_arms(Set::Prose)?);
-    arms.extend(width_arms(Set::Modules)?);
+    arms.extend(width_arms(Set::Prose, &arguments.widths)?);
+    arms.extend(width_arms(Set::Modules, &arguments.widths)?);
     // What the built-in profiles are judged by first.
     arms.sort_by_key(|arm| arm.documents != u32::MAX);
     arms.retain(|arm| arguments.only.as_ref().is_none_or(|only| only == arm.set.name()));

@@ -46,6 +46,12 @@ pub(crate) struct RobustArgs {
     human_code: PathBuf,
     #[arg(long, default_value = "fixtures/corpora/prose_heldout.jsonl")]
     human_prose: PathBuf,
+    /// One set only: prose or modules.
+    #[arg(long, value_name = "SET")]
+    only: Option<String>,
+    /// Context widths.
+    #[arg(long, value_delimiter = ',', default_values_t = pool::WIDTHS)]
+    widths: Vec<u8>,
     #[arg(long, default_value = "docs/evidence/robust.json")]
     out: PathBuf,
 }
@@ -424,9 +430,12 @@ pub(crate) fn run(arguments: &RobustArgs) -> Result<(), Failure> {
     let mut pool = Pool::open(&arguments.pool)?;
     let (mut arms, mut rows, mut controls) = (Vec::new(), Vec::new(), Vec::new());
     for (set, path) in [(Set::Prose, &arguments.human_prose), (Set::Modules, &arguments.human_code)] {
+        if arguments.only.as_ref().is_some_and(|only| only != set.name()) {
+            continue;
+        }
         let human = corpus::read(path, &pool.vocabulary, usize::MAX)?.documents.concat();
         let mut unmarked: Vec<(u32, f64, f64)> = Vec::new();
-        for arm in pool::width_arms(set)? {
+        for arm in pool::width_arms(set, &arguments.widths)? {
             let texts = pool.get(&arm)?;
             let quality = quality(&texts);
             if arm.recipe.is_none() {
