@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
-use dandyroll_generator::onnx::{OnnxModel, Options};
-use dandyroll_generator::{Lexicon, Request, Sampling, generate};
+use dandyroll_generator::onnx::{OnnxModel, OnnxSequence, Options};
+use dandyroll_generator::{Decoder, Lexicon, LogitSource, Request, Row, Sampling};
 use dandyroll_scheme::{Marker, MasterKey, Profile, Recipe, Step, TokenId};
 use dandyroll_vocab::Vocabulary;
 use serde::{Deserialize, Serialize};
@@ -23,6 +23,8 @@ use crate::{Failure, Progress, corpus};
 const PROSE_PROMPT: usize = 48;
 /// Functions in a module.
 const PARTS: usize = 4;
+/// Texts that are generated side by side; each comes out as it would alone.
+const TOGETHER: usize = 16;
 /// The context widths that are compared.
 pub(crate) const WIDTHS: [u8; 5] = [0, 1, 2, 3, 4];
 /// Modules that contexts of another width than the profile's are measured on.
@@ -313,30 +315,67 @@ impl Pool {
         prompts.retain(|prompt| prompt.document < arm.documents);
         let mut progress = Progress::new(&format!("{} {}", arm.set.name(), arm.name), prompts.len());
         let mut all = Vec::with_capacity(prompts.len());
-        for Prompt { document, part, ids, text } in prompts {
-            let marker = profile
-                .map(|profile| Arc::new(Marker::new(&master(self.seed, arm.set, document), profile)));
-            let purpose = format!("sampling {} {part}", arm.set.name());
-            let seed = number(self.seed, &purpose, document);
-            let sampling = Sampling::new(arm.set.temperature(), None, Some(TOP_P), None, seed);
-            let plain = Request::new(ids, sampling.map_err(failed)?, arm.set.tokens());
-            let request = Request { marker, ..plain };
-            let made = generate(&mut self.model, &self.lexicon, request).map_err(failed)?;
-            let made = made.complete().map_err(failed)?;
-            let biased = made.steps.iter().filter(|step| step.marked == Some(Step::Biased)).count();
-            all.push(Completion {
-                document,
-                part,
-                prompt: text,
-                loss: made.steps.iter().take(made.tokens.len()).map(|step| -step.logprob).sum(),
-                ids: made.tokens.iter().map(|id| id.0).collect(),
-                biased: u32::try_from(biased).map_err(failed)?,
-                text: made.text,
-            });
-            progress.step();
+        for prompts in prompts.chunks(TOGETHER) {
+            let mut writing = Vec::with_capacity(prompts.len());
+            for prompt in prompts {
+                writing.push(self.start(arm, profile, prompt)?);
+            }
+            while writing.iter().any(|one| !one.decoder.is_finished()) {
+                let mut rows: Vec<Row<'_, OnnxSequence>> = writing
+                    .iter_mut()
+                    .filter(|one| !one.decoder.is_finished())
+                    .filter_map(|Writing { decoder, sequence, logits }| {
+                        decoder.last().map(|token| Row { sequence, token, logits })
+                    })
+                    .collect();
+                self.model.step(&mut rows).map_err(failed)?;
+                for Writing { decoder, logits, .. } in &mut writing {
+                    if !decoder.is_finished() {
+                        decoder.accept(logits).map_err(failed)?;
+                    }
+                }
+            }
+            for (prompt, one) in prompts.iter().zip(writing) {
+                let made = one.decoder.into_generation();
+                let biased = made.steps.iter().filter(|step| step.marked == Some(Step::Biased)).count();
+                all.push(Completion {
+                    document: prompt.document,
+                    part: prompt.part,
+                    prompt: prompt.text.clone(),
+                    loss: made.steps.iter().take(made.tokens.len()).map(|step| -step.logprob).sum(),
+                    ids: made.tokens.iter().map(|id| id.0).collect(),
+                    biased: u32::try_from(biased).map_err(failed)?,
+                    text: made.text,
+                });
+                progress.step();
+            }
         }
         Ok(all)
     }
+
+    /// Prefills a prompt and chooses the first token.
+    fn start(&mut self, arm: &Arm, profile: Option<&Profile>, prompt: &Prompt) -> Result<Writing, Failure> {
+        let Prompt { document, part, ids, .. } = prompt;
+        let marker =
+            profile.map(|profile| Arc::new(Marker::new(&master(self.seed, arm.set, *document), profile)));
+        let purpose = format!("sampling {} {part}", arm.set.name());
+        let seed = number(self.seed, &purpose, *document);
+        let sampling = Sampling::new(arm.set.temperature(), None, Some(TOP_P), None, seed);
+        let plain = Request::new(ids.clone(), sampling.map_err(failed)?, arm.set.tokens());
+        let request = Request { marker, ..plain };
+        let mut decoder = Decoder::new(request, &self.lexicon, self.model.limits()).map_err(failed)?;
+        let (mut sequence, mut logits) = (self.model.begin().map_err(failed)?, Vec::new());
+        self.model.prefill(&mut sequence, decoder.prompt(), &mut logits).map_err(failed)?;
+        decoder.accept(&logits).map_err(failed)?;
+        Ok(Writing { decoder, sequence, logits })
+    }
+}
+
+/// A text in the making.
+struct Writing {
+    decoder: Decoder,
+    sequence: OnnxSequence,
+    logits: Vec<f32>,
 }
 
 /// The texts kept in a file, if they are the ones asked for.
