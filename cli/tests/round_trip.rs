@@ -138,7 +138,9 @@ fn code_profile_in_all_three_modes() {
 fn surrogate(bench: &Bench) -> String {
     let folder = bench.path("surrogate");
     std::fs::create_dir(&folder).unwrap();
-    for name in ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "model.onnx"] {
+    for name in
+        ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "model.onnx"]
+    {
         std::fs::copy(fixture("model").join(name), format!("{folder}/{name}")).unwrap();
     }
     // Field 6 of onnx.proto3's ModelProto, doc_string.
@@ -181,7 +183,10 @@ fn entropies_of_another_model_are_a_stated_choice() {
     let strange = fixture("layouts/gpt2").to_str().unwrap().to_owned();
     for (more, expected) in [
         (vec!["--entropy-model", strange.as_str()], "entropies of other tokens say nothing"),
-        (vec!["--entropy-model", other.as_str(), "--mode", "model-free"], "none of the modes reads entropies"),
+        (
+            vec!["--entropy-model", other.as_str(), "--mode", "model-free"],
+            "none of the modes reads entropies",
+        ),
     ] {
         let ran = run(&more);
         assert!(ran.code == 2 && ran.err.contains(expected), "{more:?}: {}", ran.err);

@@ -34,7 +34,7 @@ pub(crate) struct ModesArgs {
     #[arg(long, value_name = "NAME=DIR", value_delimiter = ',', default_values_t = ["int8", "three-layers"].map(|name| format!("{name}=target/evidence/surrogates/{name}")))]
     surrogate: Vec<String>,
     /// Keys that each human text is judged under.
-    #[arg(long, default_value_t = 200)]
+    #[arg(long, default_value_t = 100)]
     keys: u32,
     #[arg(long, default_value = "docs/evidence/modes.json")]
     out: PathBuf,
@@ -136,7 +136,12 @@ fn float(n: usize) -> f64 {
     f64::from(count(n))
 }
 
-fn read(readers: &mut [Reader], document: u32, prompt: &[TokenId], ids: Vec<TokenId>) -> Result<Read, Failure> {
+fn read(
+    readers: &mut [Reader],
+    document: u32,
+    prompt: &[TokenId],
+    ids: Vec<TokenId>,
+) -> Result<Read, Failure> {
     let (mut entropies, mut losses) = (Vec::new(), Vec::new());
     for reader in readers {
         let bos: Vec<TokenId> = reader.model.directory().bos().into_iter().collect();
@@ -177,8 +182,10 @@ fn open(named: &str) -> Result<Reader, Failure> {
 /// Runs the experiment and writes its JSON.
 pub(crate) fn run(arguments: &ModesArgs) -> Result<(), Failure> {
     let mut pool = Pool::open(&arguments.pool)?;
-    let texts: Vec<_> =
-        pool::mode_arms()?.into_iter().map(|arm| Ok((pool.get(&arm)?, arm))).collect::<Result<_, Failure>>()?;
+    let texts: Vec<_> = pool::mode_arms()?
+        .into_iter()
+        .map(|arm| Ok((pool.get(&arm)?, arm)))
+        .collect::<Result<_, Failure>>()?;
     let own = Reader {
         name: "own".to_owned(),
         model: OnnxModel::load(&arguments.pool.model, &Options::new()).map_err(failed)?,
@@ -270,7 +277,9 @@ fn compare(readers: &[Reader], texts: &[Read], tau: Nats) -> Result<Vec<ReaderRo
         for text in texts {
             loss += text.losses.get(place).copied().unwrap_or(f64::NAN);
             tokens += float(text.ids.len());
-            let (Some(own), Some(other)) = (text.entropies.first(), text.entropies.get(place)) else { continue };
+            let (Some(own), Some(other)) = (text.entropies.first(), text.entropies.get(place)) else {
+                continue;
+            };
             for (own, other) in own.iter().zip(other) {
                 if let (Some(own), Some(other)) = (own, other) {
                     n += 1.0;
@@ -303,8 +312,7 @@ fn null(
     let lines = std::fs::read_to_string(&arguments.pool.prompts).map_err(failed)?;
     let humans: Vec<Human> =
         lines.lines().map(|line| serde_json::from_str(line).map_err(failed)).collect::<Result<_, _>>()?;
-    // One of three: those that the single texts leave out.
-    let humans: Vec<(u32, &Human)> = (0..).zip(&humans).filter(|(number, _)| number % 3 == 2).collect();
+    let humans: Vec<(u32, &Human)> = (0..).zip(&humans).collect();
     let profile = pool.bind(&Recipe::code_v1())?;
     let mut progress = Progress::new("modes null", humans.len());
     let mut positives = vec![[0_u32; 2]; modes.len()];

@@ -27,8 +27,6 @@ const PARTS: usize = 4;
 const TOGETHER: usize = 16;
 /// The context widths that are compared.
 pub(crate) const WIDTHS: [u8; 5] = [0, 1, 2, 3, 4];
-/// Modules that contexts of another width than the profile's are measured on.
-pub(crate) const COMPARED: u32 = 32;
 
 /// Generate the texts that the experiments robust, modes and retoken judge.
 #[derive(Debug, Args)]
@@ -102,8 +100,6 @@ pub(crate) struct Arm {
     pub(crate) name: String,
     /// `None`: not marked.
     pub(crate) recipe: Option<Recipe>,
-    /// Only so many documents of the set, the first ones.
-    pub(crate) documents: u32,
 }
 
 /// One continuation.
@@ -141,9 +137,6 @@ struct Header {
     model_sha256: String,
     tokenizer_sha256: String,
     prompts_sha256: String,
-    /// `None`: all of the set.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    documents: Option<u32>,
 }
 
 struct Prompt {
@@ -233,7 +226,7 @@ impl Pool {
         }
     }
 
-    /// The prompts of a set: two of three for `single`; for modules the order in which functions meet is drawn
+    /// The prompts of a set: for modules the order in which functions meet is drawn
     /// among those that stand equally deep.
     fn set(&self, set: Set) -> Result<Vec<Prompt>, Failure> {
         let texts = corpus::prompts(self.prompt_file(set))?;
@@ -241,7 +234,7 @@ impl Pool {
         let encode = |text: &str| self.vocabulary.encode_prompt(text).map_err(failed);
         match set {
             Set::Single => {
-                for (document, text) in (0..).zip(texts).filter(|(document, _)| document % 3 != 2) {
+                for (document, text) in (0..).zip(texts) {
                     all.push(Prompt { document, part: 0, ids: encode(&text)?, text });
                 }
             }
@@ -290,7 +283,6 @@ impl Pool {
             model_sha256: self.model_sha256.to_string(),
             tokenizer_sha256: self.vocabulary.digest().to_string(),
             prompts_sha256: dandyroll_scheme::Sha256Digest(Sha256::digest(&prompts).into()).to_string(),
-            documents: Some(arm.documents).filter(|most| *most < u32::MAX),
         };
         if let Some(kept) = read(&path, &header) {
             return Ok(kept);
@@ -311,8 +303,7 @@ impl Pool {
     }
 
     fn make(&mut self, arm: &Arm, profile: Option<&Profile>) -> Result<Vec<Completion>, Failure> {
-        let mut prompts = self.set(arm.set)?;
-        prompts.retain(|prompt| prompt.document < arm.documents);
+        let prompts = self.set(arm.set)?;
         let mut progress = Progress::new(&format!("{} {}", arm.set.name(), arm.name), prompts.len());
         let mut all = Vec::with_capacity(prompts.len());
         for prompts in prompts.chunks(TOGETHER) {
@@ -390,12 +381,12 @@ fn read(path: &Path, header: &Header) -> Option<Vec<Completion>> {
 /// γ ¼ everywhere: what is compared is where and how strongly the mark acts.
 pub(crate) fn arm(set: Set, name: &str, delta: f64, width: u8, tau: Option<f64>) -> Result<Arm, Failure> {
     let recipe = Recipe::new(0.25, delta, width, tau).map_err(failed)?;
-    Ok(Arm { set, name: name.to_owned(), recipe: Some(recipe), documents: u32::MAX })
+    Ok(Arm { set, name: name.to_owned(), recipe: Some(recipe) })
 }
 
 /// An arm without a mark.
 pub(crate) fn unmarked(set: Set) -> Arm {
-    Arm { set, name: "unmarked".to_owned(), recipe: None, documents: u32::MAX }
+    Arm { set, name: "unmarked".to_owned(), recipe: None }
 }
 
 /// The built-in profiles' δ and τ at other context widths, and no mark.
@@ -405,13 +396,6 @@ pub(crate) fn width_arms(set: Set, widths: &[u8]) -> Result<Vec<Arm>, Failure> {
     let mut arms = vec![unmarked(set)];
     for width in widths {
         arms.push(arm(set, &format!("left-{width}"), built_in.delta.get(), *width, tau)?);
-    }
-    for arm in &mut arms {
-        // The profile's own width is measured on all documents, what it is compared with on the first ones.
-        let is_own = arm.recipe.is_some_and(|recipe| recipe.width == built_in.width);
-        if !is_own && (set == Set::Modules || arm.recipe.is_some_and(|recipe| recipe.width.byte() > 2)) {
-            arm.documents = COMPARED;
-        }
     }
     Ok(arms)
 }
@@ -431,8 +415,6 @@ pub(crate) fn run(arguments: &PoolCommand) -> Result<(), Failure> {
     let mut arms = mode_arms()?;
     arms.extend(width_arms(Set::Prose, &arguments.widths)?);
     arms.extend(width_arms(Set::Modules, &arguments.widths)?);
-    // What the built-in profiles are judged by first.
-    arms.sort_by_key(|arm| arm.documents != u32::MAX);
     arms.retain(|arm| arguments.only.as_ref().is_none_or(|only| only == arm.set.name()));
     for arm in arms {
         let texts = pool.get(&arm)?;

@@ -176,8 +176,6 @@ pub(crate) fn run(arguments: &RetokenArgs) -> Result<(), Failure> {
     let mut check_us = f64::INFINITY;
     let mut arms = pool::mode_arms()?;
     arms.extend(pool::width_arms(Set::Prose, &[0, 1, 2])?);
-    // The arms that hold all of their set.
-    arms.retain(|arm| arm.documents == u32::MAX);
     let rows = arms.iter().map(|arm| row(&mut pool, arm, &mut check_us)).collect::<Result<Vec<_>, _>>()?;
     for row in &rows {
         println!(

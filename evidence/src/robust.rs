@@ -12,9 +12,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Args;
-use dandyroll_detector::{
-    Correction, Detector, Evidence, Hypothesis, Mode, Policy, Text, clopper_pearson,
-};
+use dandyroll_detector::{Correction, Detector, Evidence, Hypothesis, Mode, Policy, Text, clopper_pearson};
 use dandyroll_generator::{Scored, score};
 use dandyroll_scheme::{ListKey, MasterKey, Nats, Profile, TokenId};
 use dandyroll_vocab::normalise;
@@ -231,7 +229,14 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    fn add(&mut self, edit: &str, strength: Option<f64>, mode: &'static str, evidence: (f64, u32), kept: f64) {
+    fn add(
+        &mut self,
+        edit: &str,
+        strength: Option<f64>,
+        mode: &'static str,
+        evidence: (f64, u32),
+        kept: f64,
+    ) {
         let same = |sum: &Sum| sum.edit == edit && sum.strength == strength && sum.mode == mode;
         let place = self.sums.iter().position(same).unwrap_or_else(|| {
             self.sums.push(Sum {
@@ -282,7 +287,8 @@ impl Bench<'_> {
         let flat = |found: &Evidence| (found.log10_p.get(), found.counts.scored());
         self.add(edit, *strength, Mode::ModelFree.name(), flat(&found), kept);
         if let (true, Some(tau)) = (self.gated, self.profile.threshold()) {
-            let all: Vec<TokenId> = self.pool.model.directory().bos().into_iter().chain(ids.clone()).collect();
+            let all: Vec<TokenId> =
+                self.pool.model.directory().bos().into_iter().chain(ids.clone()).collect();
             let scored = score(&mut self.pool.model, &all, all.len() - ids.len()).map_err(failed)?;
             let entropies: Vec<Option<Nats>> =
                 scored.into_iter().map(|one| one.map(|Scored { entropy, .. }| entropy)).collect();
@@ -331,7 +337,8 @@ impl Bench<'_> {
         let policy = Policy::new(1e-5, 1e-3, 16, Correction::Bonferroni).map_err(failed)?;
         for share in DILUTED {
             let mut draw = draw("diluted", share, seed);
-            let (mut human, mut all) = (self.human.iter().cycle().skip(draw.below(self.human.len())), 0_usize);
+            let (mut human, mut all) =
+                (self.human.iter().cycle().skip(draw.below(self.human.len())), 0_usize);
             while float(all + ids.len()) * share < float(ids.len()) {
                 all += 1;
             }
@@ -341,11 +348,14 @@ impl Bench<'_> {
                 .take(before)
                 .copied()
                 .chain(ids.iter().copied())
-                .chain(self.human.iter().cycle().skip(draw.below(self.human.len())).take(all - before).copied())
+                .chain(
+                    self.human.iter().cycle().skip(draw.below(self.human.len())).take(all - before).copied(),
+                )
                 .collect();
             let whole = self.evidence(&text, None, &lists, Mode::ModelFree)?;
             let hypothesis = Hypothesis { lists: &lists, gamma: self.profile.gamma(), mode: Mode::ModelFree };
-            let spans = Detector::new().detect_spans(&Text::new(&text), &[hypothesis], &policy).map_err(failed)?;
+            let spans =
+                Detector::new().detect_spans(&Text::new(&text), &[hypothesis], &policy).map_err(failed)?;
             let scored = whole.counts.scored();
             let edit = "diluted to this share";
             self.add(edit, Some(share), "model-free", (whole.log10_p.get(), scored), 1.0);
