@@ -9,6 +9,7 @@ use dandyroll_detector::{
     Colour as Found, Correction, Detector, Evidence, Finding, Hypothesis, Mode, Policy, Report, Span, Text,
     Verdict,
 };
+use dandyroll_dumps::{Judge, Wanted};
 use dandyroll_scheme::{Gamma, KeyId, ListFamily, ListKey, Nats, TokenId};
 use dandyroll_vocab::{Encoding, Normalised, Place, Vocabulary, normalise};
 use serde::Serialize;
@@ -275,7 +276,7 @@ fn without_model(named: &Named, vocabulary: &Vocabulary) -> Result<(ListFamily, 
 }
 
 fn modes(args: &DetectArgs, named: &Named) -> Result<Vec<Mode>, Failure> {
-    let mut modes = Vec::new();
+    let (mut modes, dump) = (Vec::new(), args.dump.output.is_some());
     for mode in &args.mode {
         let gate = || {
             named.threshold().map(Mode::Gated).ok_or_else(|| {
@@ -286,11 +287,15 @@ fn modes(args: &DetectArgs, named: &Named) -> Result<Vec<Mode>, Failure> {
             })
         };
         let mode = match mode {
-            ModeArg::Auto if named.threshold().is_some() && args.model.is_some() => gate()?,
+            ModeArg::Auto if named.threshold().is_some() && args.model.is_some() && !dump => gate()?,
             ModeArg::Auto | ModeArg::ModelFree => Mode::ModelFree,
             ModeArg::EntropyGated => gate()?,
             ModeArg::EntropyWeighted => Mode::Weighted,
         };
+        if mode.needs_entropies() && dump {
+            let name = mode.name();
+            return Err(Failure::Usage(format!("--mode {name} runs the model; --output judges without one")));
+        }
         if mode.needs_entropies() && args.model.is_none() {
             return Err(Failure::Usage(format!("--mode {} needs the model: --model DIR", mode.name())));
         }
@@ -465,6 +470,16 @@ fn verdict_words(finding: &Finding, policy: &Policy) -> String {
         Verdict::Detected => format!("detected (α = {})", policy.alpha()),
         other => other.name().into(),
     }
+}
+
+/// The same keys, profile and policy for documents of a dump.
+pub(crate) fn judge_of_dumps(args: &DetectArgs, library: Option<&Path>) -> Result<Judge, Failure> {
+    let Plan { vocabulary, profile, gamma, keys, policy, spans, .. } = Plan::new(args, library)?;
+    let wanted = keys
+        .into_iter()
+        .map(|Key { id, lists }| Wanted { key: id, profile: profile.clone(), lists: Arc::new(lists), gamma })
+        .collect();
+    Ok(Judge::new(vocabulary, wanted, policy, spans))
 }
 
 /// Judges every input and reports each; an input that cannot be judged does not stop the others.

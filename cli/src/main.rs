@@ -5,6 +5,7 @@ mod coloured;
 mod demo;
 mod desk;
 mod detect;
+mod dump;
 mod failure;
 mod generate;
 mod input;
@@ -35,7 +36,10 @@ fn run(arguments: Arguments) -> Result<Outcome, Failure> {
             Ok(Outcome::Done)
         }
         Command::Generate(args) => generate::run(&args, library, &mut out),
-        Command::Detect(args) => detect::run(&args, library, &mut out),
+        Command::Detect(args) => match &args.dump.output {
+            Some(folder) => dump::run(&args, folder, library, &mut out),
+            None => detect::run(&args, library, &mut out),
+        },
         Command::Model(ModelCommand::Inspect { directory, json }) => {
             model::inspect(&directory, json, library, &mut out)
         }
