@@ -29,7 +29,6 @@ class Service:
 
     def __init__(self, binary: Path, model: Path, folder: Path) -> None:
         self.log = open(folder / "log", "w+")
-        # Ready for a client that sends hundreds of strange requests a second.
         self.process = subprocess.Popen(
             [binary, "serve", "--listen", "127.0.0.1:0", "--model", model, "--data-dir", folder / "data"],
             stdout=subprocess.PIPE,
