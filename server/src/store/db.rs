@@ -11,7 +11,9 @@ use sqlx::postgres::{PgArguments, PgPoolOptions, PgRow};
 use sqlx::sqlite::{
     SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
 };
-use sqlx::{Arguments, PgPool, Postgres, Row as _, SqlSafeStr, Sqlite, SqlitePool, Transaction};
+use sqlx::{
+    Arguments, Connection as _, PgPool, Postgres, Row as _, SqlSafeStr, Sqlite, SqlitePool, Transaction,
+};
 use tokio::sync::watch;
 
 use super::settings::Place;
@@ -293,7 +295,18 @@ async fn connect_sqlite(path: &Path, settings: &StoreSettings) -> Result<Db, Sto
         .pragma("secure_delete", "ON");
     create_private(path)?;
     let pool = |connections| {
-        SqlitePoolOptions::new().max_connections(connections).acquire_timeout(settings.acquire_timeout)
+        SqlitePoolOptions::new()
+            .max_connections(connections)
+            .acquire_timeout(settings.acquire_timeout)
+            // A full disk makes SQLite roll a transaction back by itself, and sqlx's own rollback then fails: such
+            // a connection counts itself inside a transaction for ever, and must not be used again.
+            .after_release(|connection, _| {
+                Box::pin(async move {
+                    // Answered behind the rollback that was sent before it.
+                    connection.ping().await?;
+                    Ok(!connection.is_in_transaction())
+                })
+            })
     };
     // The step to write-ahead logging needs the file alone, and SQLite does not wait for that: of several
     // processes that open a new file at once, all but one try again.
