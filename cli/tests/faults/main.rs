@@ -15,6 +15,7 @@ mod service;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -101,21 +102,7 @@ async fn killed_at_random_moments(place: Place) {
     let service = Service::start(&place);
     let client = Client::new(&service.url, token.as_ref().unwrap());
     client.ready().await;
-    // What the dead left open is ended once they are taken for dead.
-    let begin = Instant::now();
-    let entries = loop {
-        let entries = client.entries().await;
-        let open = open(&entries);
-        if open.is_empty() {
-            break entries;
-        }
-        assert!(begin.elapsed() < Duration::from_secs(60), "never ended: {open:?}");
-        tokio::time::sleep(Duration::from_millis(500)).await;
-    };
-    let ends = ends(&entries);
-    for done in &all {
-        assert_eq!(ends.get(done.receipt()).map(String::as_str), Some("ok"), "{done:?}");
-    }
+    let entries = completed(&client, &all).await;
     let (_, ring) = client.get("/v1/admin/rings/default").await.unwrap();
     let versions = ring["versions"].as_array().unwrap();
     let active = versions.iter().filter(|version| version["state"] == "active").count();
@@ -150,6 +137,39 @@ async fn killed_at_random_moments(place: Place) {
     assert!(all.len() > 5, "only {} operations were acknowledged", all.len());
     drop(service);
     check_offline(&place, "the end");
+}
+
+/// Waits until the service says that it can't serve.
+async fn not_ready(client: &Client) {
+    let begin = Instant::now();
+    loop {
+        let (status, body) = client.get("/readyz").await.expect("it answers");
+        if status == 503 {
+            return;
+        }
+        assert!(begin.elapsed() < Duration::from_secs(15), "still ready: {body}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Waits until everything that was begun is ended (what the dead left open, once they are taken for dead), and
+/// holds that everything acknowledged has its completed row. Gives all rows.
+async fn completed(client: &Client, acknowledged: &[Acknowledged]) -> Vec<Value> {
+    let begin = Instant::now();
+    let entries = loop {
+        let entries = client.entries().await;
+        let open = open(&entries);
+        if open.is_empty() {
+            break entries;
+        }
+        assert!(begin.elapsed() < Duration::from_secs(60), "never ended: {open:?}");
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    };
+    let ends = ends(&entries);
+    for done in acknowledged {
+        assert_eq!(ends.get(done.receipt()).map(String::as_str), Some("ok"), "{done:?}");
+    }
+    entries
 }
 
 /// The chain verifies, with nobody running.
@@ -298,15 +318,7 @@ async fn the_database_goes_and_comes_back() {
         let load = Load::start(&client, false);
         tokio::time::sleep(Duration::from_millis(700)).await;
         cluster.stop().unwrap();
-        let begin = Instant::now();
-        loop {
-            let (status, body) = client.get("/readyz").await.expect("it answers");
-            if status == 503 {
-                break;
-            }
-            assert!(begin.elapsed() < Duration::from_secs(15), "still ready: {body}");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        not_ready(&client).await;
         let (status, refused) = client.generate(8).await.expect("it answers");
         assert_eq!(status, 503, "a text whose row can't be written is not made: {refused}");
         cluster.start_again().unwrap();
@@ -317,21 +329,78 @@ async fn the_database_goes_and_comes_back() {
         }
         done.extend(acknowledged.done);
     }
-    let begin = Instant::now();
-    let entries = loop {
-        let entries = client.entries().await;
-        if open(&entries).is_empty() {
-            break entries;
-        }
-        assert!(begin.elapsed() < Duration::from_secs(60), "never ended: {:?}", open(&entries));
-        tokio::time::sleep(Duration::from_millis(300)).await;
-    };
-    let ends = ends(&entries);
-    for done in &done {
-        assert_eq!(ends.get(done.receipt()).map(String::as_str), Some("ok"), "{done:?}");
-    }
+    completed(&client, &done).await;
     println!("{} acknowledged operations over three outages", done.len());
     assert!(done.len() > 5);
     assert!(service.terminate());
     check_offline(&place, "the end");
+}
+
+/// A file system of its own, of a few megabytes; gone when dropped.
+struct SmallDisk(std::path::PathBuf);
+
+impl SmallDisk {
+    /// `None` where this user may not mount one.
+    fn mount(at: &Path) -> Option<Self> {
+        std::fs::create_dir(at).unwrap();
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", "size=6m,mode=0700", "tmpfs"]).arg(at);
+        let mounted = mount.output().is_ok_and(|output| output.status.success());
+        mounted.then(|| Self(at.into()))
+    }
+
+    /// Takes all the room that is left; a byte at the end, as a disk fills in life.
+    fn fill(&self) {
+        let mut file = std::fs::File::create(self.0.join("filler")).unwrap();
+        for size in [65_536, 4096, 1] {
+            while std::io::Write::write_all(&mut file, &vec![b'x'; size]).is_ok() {}
+        }
+    }
+
+    fn free(&self) {
+        std::fs::remove_file(self.0.join("filler")).unwrap();
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        drop(Command::new("umount").arg("-l").arg(&self.0).status());
+    }
+}
+
+/// The disk with database, audit key and checkpoints fills up under load and is freed again: 503 meanwhile, no text
+/// without its row, recovery by itself, nothing acknowledged is lost, and the chain and its checkpoints verify.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_disk_fills_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = sqlite(folder.path());
+    let Some(disk) = SmallDisk::mount(&place.folder) else {
+        println!("not run: it takes a user who may mount a small file system");
+        return;
+    };
+    let mut service = Service::start(&place);
+    let client = Client::new(&service.url, &service.token.take().unwrap());
+    client.ready().await;
+    let mut done = Vec::new();
+    for _ in 0..3 {
+        let load = Load::start(&client, false);
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        disk.fill();
+        not_ready(&client).await;
+        let (status, refused) = client.generate(8).await.expect("it answers");
+        assert_eq!(status, 503, "a text whose row can't be written is not made: {refused}");
+        disk.free();
+        client.ready().await;
+        let acknowledged = load.stop().await;
+        for (status, code) in &acknowledged.refused {
+            assert_eq!(*status, 503, "{code}");
+        }
+        done.extend(acknowledged.done);
+    }
+    completed(&client, &done).await;
+    println!("{} acknowledged operations, the disk full three times", done.len());
+    assert!(done.len() > 5);
+    assert!(service.terminate());
+    check_offline(&place, "the end");
+    drop(disk);
 }
