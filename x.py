@@ -157,7 +157,7 @@ def docs() -> None:
 
 
 def cargo_run(*arguments: str, **environment: str) -> None:
-    run("cargo", "run", "--quiet", "--release", "--locked", "-p", "dandyroll-cli", "--", *arguments, **environment)
+    run("cargo", "run", "--release", "--locked", "-p", "dandyroll-cli", "--", *arguments, **environment)
 
 
 def postgres() -> None:
