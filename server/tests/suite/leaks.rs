@@ -1,15 +1,17 @@
 //! No secret is in any reply, in the log at debug level, or in the database: only the one reply that makes a
-//! token holds it.
+//! token holds it. No generated text is in log or database.
 
 use std::sync::PoisonError;
 
 use dandyroll_server::keys::{Alias, Kek};
+use hmac::{Hmac, KeyInit, Mac};
 use serde_json::{Value, json};
+use sha2::Sha256;
 
 use crate::place::{KEK, Place};
 use crate::secrets::{contains, dump};
-use crate::served::{REPLIES, Reply, Served};
-use crate::texts::log;
+use crate::served::{REPLIES, Reply};
+use crate::texts::{log, start_engine};
 
 on_both!(secrets_are_in_no_reply_and_no_log);
 
@@ -28,9 +30,26 @@ fn forms(bytes: &[u8]) -> Vec<Vec<u8>> {
     ]
 }
 
+fn mac(key: &[u8], message: &[u8]) -> Vec<u8> {
+    let mut mac = Hmac::<Sha256>::new_from_slice(key).unwrap();
+    mac.update(message);
+    mac.finalize().into_bytes().to_vec()
+}
+
+/// The sub-key of a master, made here from its definition (`fixtures/prf/README.md`): the library's never leaves it.
+fn sub_key(master: &[u8], tokenizer: &[u8], width: u8) -> Vec<u8> {
+    let mut info = Vec::new();
+    for field in [b"token-words".as_slice(), &1_u32.to_be_bytes(), tokenizer, &[width], b"left"] {
+        info.extend(u16::try_from(field.len()).unwrap().to_be_bytes());
+        info.extend(field);
+    }
+    info.push(1);
+    mac(&mac(b"dandyroll", master), &info)
+}
+
 async fn secrets_are_in_no_reply_and_no_log(place: Place) {
     log();
-    let server = Served::start(&place).await;
+    let server = start_engine(&place).await;
     let ring: Alias = "r".parse().unwrap();
     server.post("/v1/admin/rings", json!({ "alias": "r", "allow_export": true })).await.good();
     server.post("/v1/admin/rings/r/rotate", json!({})).await.good();
@@ -60,6 +79,23 @@ async fn secrets_are_in_no_reply_and_no_log(place: Place) {
     server.get(&format!("/v1/{token}")).await;
     server.post(&format!("/v1/admin/tokens/{token}/revoke"), json!({})).await;
 
+    // A text, marked and detected under the ring, so that its sub-keys are in use. Its own reply may hold it.
+    let mut text = String::new();
+    for seed in 0..40 {
+        let order = json!({
+            "model": "model", "prompt": "def read_lines(path):\n", "max_tokens": 60, "seed": seed,
+            "watermark": { "alias": "r", "require": true },
+        });
+        let made = server.request("POST", "/v1/completions").json(&order).send().await.unwrap();
+        let made = Reply::of_secret(made).await.good();
+        assert_eq!(made["watermark"]["applied"], true);
+        text = made["choices"][0]["text"].as_str().unwrap().to_owned();
+        if text.len() > 100 {
+            break;
+        }
+    }
+    server.post("/v1/detect", json!({ "text": text, "keys": ["r"], "spans": true })).await.good();
+
     // Out, in again, damaged, elsewhere.
     let exported = server.post("/v1/admin/rings/r/versions/1/export", json!({})).await.good()["key"].clone();
     server.post("/v1/admin/rings/r/import", exported.clone()).await;
@@ -84,9 +120,21 @@ async fn secrets_are_in_no_reply_and_no_log(place: Place) {
     let mut secrets: Vec<(String, Vec<Vec<u8>>)> = Vec::new();
     let transport = Kek::generate().unwrap();
     let keys = server.service.node().keys();
+    let tokenizer = std::fs::read(crate::served::root().join("fixtures/model/tokenizer.json")).unwrap();
+    let tokenizer = sha2::Digest::finalize(<Sha256 as sha2::Digest>::new_with_prefix(tokenizer));
+    let known = "23a33a509851ade72b827cd1b792521cdde2ae887809920782dc1a1dc64e5ce3";
+    assert_eq!(
+        data_encoding::HEXLOWER.encode(&sub_key(&[0; 32], &[0; 32], 0)),
+        known,
+        "fixtures/prf/v1.jsonl"
+    );
     for row in keys.ring(&ring).await.unwrap().versions {
         let master = keys.export(&ring, row.version, &transport).await.unwrap().open(&transport).unwrap();
         secrets.push((format!("master {}", row.version), master.expose(|bytes| forms(bytes))));
+        for width in [1, 2] {
+            let key = master.expose(|bytes| sub_key(bytes, &tokenizer, width));
+            secrets.push((format!("sub-key {} of width {width}", row.version), forms(&key)));
+        }
     }
     secrets
         .push(("key-encryption key".into(), forms(&data_encoding::HEXLOWER.decode(KEK.as_bytes()).unwrap())));
@@ -112,6 +160,11 @@ async fn secrets_are_in_no_reply_and_no_log(place: Place) {
                 assert!(!contains(place, &form), "{name} is in the {what}");
             }
         }
+    }
+    let line = text.lines().map(str::trim).max_by_key(|line| line.len()).unwrap();
+    assert!(line.len() > 12, "{text}");
+    for (what, place) in [("log", &log), ("database", &dump)] {
+        assert!(!contains(place, line.as_bytes()), "generated text is in the {what}");
     }
     let _: Value = made;
 }

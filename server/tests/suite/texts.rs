@@ -63,7 +63,7 @@ async fn start(place: &Place, more: &[(&'static str, &str)]) -> Served {
 }
 
 /// With the model as the settings name it, and its engine.
-async fn start_engine(place: &Place) -> Served {
+pub(crate) async fn start_engine(place: &Place) -> Served {
     let folder = crate::served::root().join("fixtures/model").display().to_string();
     prepared(Served::start_with(place, "a", &[("model.directory", &folder)]).await).await
 }
