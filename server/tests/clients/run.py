@@ -71,7 +71,7 @@ def schemathesis(service: Service, folder: Path, examples: int) -> str:
     ]
     environment = os.environ | {"DANDYROLL_TOKEN": service.token, "NO_COLOR": "1"}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-    text = (done.stdout + done.stderr).replace(service.token, "wmk_…")
+    text = (done.stdout + done.stderr).replace(service.token, "wmk_…").replace(str(folder), "…")
     if done.returncode:
         print(text)
         raise SystemExit(f"schemathesis found something (exit code {done.returncode})")
