@@ -10,7 +10,8 @@ use sha2::{Digest, Sha256};
 
 /// Each crate with the crates of ours that it may use; ARCHITECTURE.md gives the reasons.
 const MAY_USE: &[(&str, &[&str])] = &[
-    ("scheme", &[]),
+    ("lanes", &[]),
+    ("scheme", &["lanes"]),
     ("vocab", &["scheme"]),
     ("detector", &["scheme", "vocab"]),
     ("generator", &["scheme", "vocab"]),
@@ -118,5 +119,35 @@ fn frozen_files_are_as_they_were_merged() {
         let bytes = std::fs::read(root().join(path)).unwrap();
         let found: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(&found, digest, "{path} is frozen: a change is a new version beside it");
+    }
+}
+
+/// Cargo lets a crate take all lints of the workspace or none; `lanes` needs all but `unsafe_code`.
+#[test]
+fn unsafe_code_is_two_calls_in_one_file() {
+    let lints = |path: &str, prefix: &str| {
+        let text = std::fs::read_to_string(root().join(path)).unwrap();
+        let (mut table, mut found) = (String::new(), BTreeSet::new());
+        for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
+            match line.strip_prefix('[') {
+                Some(head) => table = head.trim_end_matches(']').to_owned(),
+                None => {
+                    if let Some(kind) = table.strip_prefix(prefix) {
+                        found.insert(format!("{kind}: {line}"));
+                    }
+                }
+            }
+        }
+        found
+    };
+    let (all, own) = (lints("Cargo.toml", "workspace.lints."), lints("lanes/Cargo.toml", "lints."));
+    let differ: Vec<_> = all.symmetric_difference(&own).map(String::as_str).collect();
+    assert_eq!(differ, ["rust: unsafe_code = \"deny\"", "rust: unsafe_code = \"forbid\""]);
+    for path in sources("rs").iter().filter(|path| path.starts_with("lanes")) {
+        let text = std::fs::read_to_string(root().join(path)).unwrap();
+        let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+        let count = code.filter(|line| line.contains(concat!("unsafe", " "))).count();
+        let allowed = if path == Path::new("lanes/src/x86.rs") { 2 } else { 0 };
+        assert_eq!(count, allowed, "{}", path.display());
     }
 }

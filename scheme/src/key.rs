@@ -12,7 +12,9 @@ use rand_core::{Rng, SeedableRng};
 use sha2::Sha256;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use crate::lanes::{self, Lane};
+use dandyroll_lanes::Instructions;
+
+use crate::pairs::{self, Pairs};
 use crate::{ContextWidth, Gamma, Sha256Digest, TokenId};
 
 /// HKDF salt of every sub-key.
@@ -41,6 +43,10 @@ impl FunctionVersion {
 pub enum Seeding {
     /// All `h` previous generated tokens (the left-hash of Kirchenbauer et al. 2023).
     Left,
+    /// One of them, chosen by the key: the one of the least rank (after the anchored min-hash of Kirchenbauer
+    /// et al. 2024, "On the Reliability of Watermarks for Large Language Models"). A pair then outlives edits of
+    /// the other h − 1; `fixtures/prf/README.md` says what that costs.
+    Min,
 }
 
 impl Seeding {
@@ -48,7 +54,13 @@ impl Seeding {
     pub fn name(self) -> &'static str {
         match self {
             Self::Left => "left",
+            Self::Min => "min",
         }
+    }
+
+    /// The seeding of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::Left, Self::Min].into_iter().find(|seeding| seeding.name() == name)
     }
 }
 
@@ -63,6 +75,18 @@ pub struct ListFamily {
     pub width: ContextWidth,
     /// How the `h` tokens decide the list.
     pub seeding: Seeding,
+}
+
+impl ListFamily {
+    fn label(&self, purpose: &[u8]) -> Vec<u8> {
+        label(&[
+            purpose,
+            &self.function.number().to_be_bytes(),
+            &self.tokenizer.0,
+            &[self.width.byte()],
+            self.seeding.name().as_bytes(),
+        ])
+    }
 }
 
 /// Length-prefixed (u16, big-endian) encoding of the fields, so that no two sets of fields share bytes.
@@ -149,15 +173,11 @@ impl MasterKey {
 
     /// The sub-key of a list family.
     pub fn lists(&self, family: &ListFamily) -> ListKey {
-        let info = label(&[
-            b"token-words",
-            &family.function.number().to_be_bytes(),
-            &family.tokenizer.0,
-            &[family.width.byte()],
-            family.seeding.name().as_bytes(),
-        ]);
-        let mut lists = ListKey { key: [0; 32], width: family.width };
-        self.expand(&info, &mut lists.key);
+        let mut lists = ListKey { key: [0; 32], choice: None, width: family.width };
+        self.expand(&family.label(b"token-words"), &mut lists.key);
+        if family.seeding == Seeding::Min {
+            self.expand(&family.label(b"context-choice"), lists.choice.insert([0; 32]));
+        }
         lists
     }
 
@@ -188,13 +208,18 @@ impl fmt::Debug for MasterKey {
 #[derive(ZeroizeOnDrop)]
 pub struct ListKey {
     key: [u8; 32],
+    /// What ranks tokens; there under [`Seeding::Min`] only.
+    choice: Option<[u8; 32]>,
     #[zeroize(skip)]
     width: ContextWidth,
 }
 
 impl fmt::Debug for ListKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ListKey").field("width", &self.width).finish_non_exhaustive()
+        f.debug_struct("ListKey")
+            .field("width", &self.width)
+            .field("seeding", &self.seeding())
+            .finish_non_exhaustive()
     }
 }
 
@@ -209,6 +234,19 @@ impl ListKey {
         self.width
     }
 
+    /// How the `h` tokens decide the list.
+    pub fn seeding(&self) -> Seeding {
+        if self.choice.is_some() { Seeding::Min } else { Seeding::Left }
+    }
+
+    /// How many tokens the effective context has: `h`, or one of them under [`Seeding::Min`].
+    pub fn effective_width(&self) -> usize {
+        match self.seeding() {
+            Seeding::Left => self.width.len(),
+            Seeding::Min => self.width.len().min(1),
+        }
+    }
+
     /// The last `h` of the generated tokens, or `None` while there are fewer.
     pub fn context<'a>(&self, generated: &'a [TokenId]) -> Option<&'a [TokenId]> {
         generated.len().checked_sub(self.width.len()).and_then(|from| generated.get(from..))
@@ -216,9 +254,7 @@ impl ListKey {
 
     /// **The keyed function, plain form**: the word of `candidate` after `context` (`h` tokens).
     pub fn word(&self, context: &[TokenId], candidate: TokenId) -> Option<u32> {
-        let mut stream = self.keystream(context)?;
-        stream.set_word_pos(u128::from(candidate.0));
-        Some(stream.next_u32())
+        self.keystream(context).map(|stream| word_of(stream, candidate))
     }
 
     /// Whether `candidate` is on the green list of `context` at share γ.
@@ -253,69 +289,70 @@ impl ListKey {
         Some(())
     }
 
-    /// **Many-pairs form**: the words of many (context, candidate) pairs, several ChaCha8 blocks side by side.
-    ///
-    /// `windows` holds the pairs one after another, each as `h` context tokens (oldest first) and the
-    /// candidate; `words` has one place per pair.
+    /// **Many-pairs form**: the word of each pair of an *effective* context ([`ListKey::effective`]) and a
+    /// candidate, several ChaCha8 blocks side by side.
     ///
     /// # Panics
-    /// If `windows.len() != words.len() * (h + 1)`: the two slices describe different numbers of pairs.
-    pub fn words(&self, windows: &[TokenId], words: &mut [u32]) {
-        let stride = self.width.len() + 1;
-        assert_eq!(windows.len(), words.len() * stride, "one word for each window of h + 1 tokens");
-        let mut root = lanes::key_words(&self.key);
-        for (windows, words) in windows.chunks(stride * lanes::LANES).zip(words.chunks_mut(lanes::LANES)) {
-            let mut lane = [Lane { key: root, stream: 0, counter: 0 }; lanes::LANES];
-            let mut place = [0_usize; lanes::LANES];
-            // Groups before the last replace the key (h > 2 only); all lanes have the same number of them.
-            let mut groups: [Groups<'_>; lanes::LANES] = core::array::from_fn(|_| Groups::of(&[]));
-            for (i, window) in windows.chunks_exact(stride).enumerate() {
-                let (context, candidate) = window.split_at(stride - 1);
-                groups[i] = Groups::of(context);
-                let word = candidate[0].0;
-                lane[i].counter = u64::from(word >> 4);
-                place[i] = usize::from(word.to_le_bytes()[0] & 15);
-            }
-            for _ in 1..Groups::count(self.width.len()) {
-                let mut step = lane;
-                for (step, groups) in step.iter_mut().zip(&mut groups) {
-                    step.stream = groups.next();
-                    step.counter = 0;
-                }
-                let block = lanes::blocks(&step);
-                for (i, lane) in lane.iter_mut().enumerate() {
-                    lane.key = core::array::from_fn(|w| block[w][i]);
-                }
-            }
-            for (lane, groups) in lane.iter_mut().zip(&mut groups) {
-                lane.stream = groups.next();
-            }
-            let block = lanes::blocks(&lane);
-            for (i, word) in words.iter_mut().enumerate() {
-                *word = block[place[i]][i];
-            }
-            lane.iter_mut().for_each(|lane| lane.key.zeroize());
+    /// If `pairs` have another width than [`ListKey::effective_width`], or there is not one place in `words`
+    /// for each.
+    pub fn words(&self, pairs: &Pairs, words: &mut [u32]) {
+        self.words_with(Instructions::widest(), pairs, words);
+    }
+
+    /// [`ListKey::words`] with the vector instructions that are given: for tests and measurements.
+    pub fn words_with(&self, instructions: Instructions, pairs: &Pairs, words: &mut [u32]) {
+        assert_eq!(pairs.context(), self.effective_width(), "tokens in an effective context");
+        assert_eq!(pairs.len(), words.len(), "one word for each pair");
+        pairs::words(instructions, &self.key, pairs, words);
+    }
+
+    /// The rank of each token under [`Seeding::Min`] (many-pairs form: `tokens` are pairs without context), or
+    /// `None`, with nothing written, under [`Seeding::Left`]: nothing is chosen there.
+    ///
+    /// # Panics
+    /// If `tokens` have a context, or there is not one place in `ranks` for each.
+    pub fn ranks(&self, tokens: &Pairs, ranks: &mut [u32]) -> Option<()> {
+        assert_eq!((tokens.context(), tokens.len()), (0, ranks.len()), "one rank for each token");
+        self.choice.as_ref().map(|choice| pairs::words(Instructions::widest(), choice, tokens, ranks))
+    }
+
+    /// The tokens of a context (`h` of them, oldest first) that its words depend on: all, or the one of the
+    /// least rank under [`Seeding::Min`], of equal ranks the one of the least number.
+    pub fn effective<'a>(&self, context: &'a [TokenId]) -> Option<&'a [TokenId]> {
+        if context.len() != self.width.len() {
+            return None;
         }
-        root.zeroize();
+        let Some(choice) = &self.choice else { return Some(context) };
+        let rank = |token: &TokenId| word_of(keystream(choice, &[]), *token);
+        let least = (0..context.len()).min_by_key(|i| (rank(&context[*i]), context[*i]));
+        Some(least.map_or(context, |i| &context[i..=i]))
     }
 
     /// The keystream of one context, at its start.
     fn keystream(&self, context: &[TokenId]) -> Option<ChaCha8Rng> {
-        if context.len() != self.width.len() {
-            return None;
-        }
-        let mut key = self.key;
-        let mut groups = Groups::of(context);
-        for _ in 1..Groups::count(context.len()) {
-            let mut stream = ChaCha8Rng::from_seed(key);
-            stream.set_stream(groups.next());
-            stream.fill_bytes(&mut key);
-        }
+        self.effective(context).map(|effective| keystream(&self.key, effective))
+    }
+}
+
+/// The keystream of an effective context under a sub-key, at its start.
+fn keystream(key: &[u8; 32], context: &[TokenId]) -> ChaCha8Rng {
+    let mut key = *key;
+    let mut groups = Groups::of(context);
+    for _ in 1..Groups::count(context.len()) {
         let mut stream = ChaCha8Rng::from_seed(key);
         stream.set_stream(groups.next());
-        key.zeroize();
-        Some(stream)
+        stream.fill_bytes(&mut key);
     }
+    let mut stream = ChaCha8Rng::from_seed(key);
+    stream.set_stream(groups.next());
+    key.zeroize();
+    stream
+}
+
+/// Word number `token` of a keystream.
+fn word_of(mut stream: ChaCha8Rng, token: TokenId) -> u32 {
+    stream.set_word_pos(u128::from(token.0));
+    stream.next_u32()
 }
 
 /// The groups a context is taken in: pairs, oldest first; of an odd number the oldest token stands alone.
@@ -349,20 +386,24 @@ mod tests {
     use proptest::prelude::*;
 
     fn key(width: u8, seed: u8) -> ListKey {
+        seeded(width, seed, Seeding::Left)
+    }
+
+    fn seeded(width: u8, seed: u8, seeding: Seeding) -> ListKey {
         MasterKey::take(&mut [seed; 32]).lists(&ListFamily {
             function: FunctionVersion::V1,
             tokenizer: Sha256Digest([7; 32]),
             width: ContextWidth::new(width).unwrap(),
-            seeding: Seeding::Left,
+            seeding,
         })
     }
 
     #[test]
     fn secrets_do_not_print() {
         let master = MasterKey::take(&mut [0xAB; 32]);
-        let lists = key(2, 0xAB);
+        let lists = seeded(2, 0xAB, Seeding::Min);
         let shown = format!("{master:?} {lists:?} {master:#?} {lists:#?}").to_lowercase();
-        for byte in master.0.iter().chain(&lists.key) {
+        for byte in master.0.iter().chain(&lists.key).chain(lists.choice.iter().flatten()) {
             // As {:?} and {:#?} of the arrays would show them, and as hexadecimal pairs.
             assert!(
                 !shown.contains(&format!("{byte}, ")) && !shown.contains(&format!(" {byte},\n")),
@@ -390,8 +431,8 @@ mod tests {
 
     #[test]
     fn the_whole_vocabulary_form_equals_the_plain_one_for_every_token() {
-        for width in 0..=8 {
-            let key = key(width, 3);
+        for (width, seeding) in (0..=8).map(|width| (width, Seeding::Left)).chain([(4, Seeding::Min)]) {
+            let key = seeded(width, 3, seeding);
             let context: Vec<_> = (0..u32::from(width)).map(|i| TokenId(i * 977 + 5)).collect();
             let mut next = 0;
             key.each_word(&context, 152_064, |start, words| {
@@ -406,22 +447,65 @@ mod tests {
         }
     }
 
+    #[test]
+    fn min_takes_one_token_whatever_its_place_and_left_takes_all() {
+        let min = seeded(4, 9, Seeding::Min);
+        let context = [5, 900, 17, 42].map(TokenId);
+        let chosen = min.effective(&context).unwrap()[0];
+        for turn in 0..4 {
+            let mut turned = context;
+            turned.rotate_left(turn);
+            assert_eq!(min.effective(&turned), Some(&[chosen][..]));
+            assert_eq!(min.word(&turned, TokenId(77)), min.word(&context, TokenId(77)));
+            assert_eq!(key(4, 9).effective(&turned), Some(&turned[..]));
+        }
+        // Any other token may be replaced by the chosen one: it ranks no lower.
+        assert_eq!(min.word(&[chosen; 4], TokenId(77)), min.word(&context, TokenId(77)));
+        assert_eq!(min.effective(&context[1..]), None);
+        assert_eq!(seeded(0, 9, Seeding::Min).effective(&[]), Some(&[][..]));
+        assert_eq!(key(4, 9).ranks(&Pairs::new(), &mut []), None);
+    }
+
     proptest! {
         #[test]
-        fn the_many_pairs_form_equals_the_plain_one(
+        fn the_many_pairs_form_equals_the_plain_one_with_all_instructions(
             width in 0_u8..=8,
             seed in any::<u8>(),
-            pairs in 0_usize..40,
-            tokens in proptest::collection::vec(prop_oneof![0_u32..200_000, any::<u32>()], 9 * 40),
+            min in any::<bool>(),
+            count in 0_usize..50,
+            // Tokens around the borders of blocks and of 32 bits as often as any others.
+            tokens in proptest::collection::vec(
+                prop_oneof![0_u32..200_000, any::<u32>(), (0_u32..4096).prop_map(|i| i * 16 + 15), Just(0),
+                    (0_u32..40).prop_map(|i| u32::MAX - i)],
+                9 * 50,
+            ),
         ) {
-            let key = key(width, seed);
+            let key = seeded(width, seed, if min { Seeding::Min } else { Seeding::Left });
             let stride = usize::from(width) + 1;
-            let windows: Vec<_> = tokens.into_iter().take(pairs * stride).map(TokenId).collect();
-            let mut words = vec![0; pairs];
-            key.words(&windows, &mut words);
-            for (window, word) in windows.chunks(stride).zip(words) {
+            let windows: Vec<_> = tokens.into_iter().take(count * stride).map(TokenId).collect();
+            let mut pairs = Pairs::new();
+            pairs.clear(key.effective_width(), 0);
+            let mut plain = Vec::new();
+            for window in windows.chunks(stride) {
                 let (context, candidate) = window.split_at(stride - 1);
-                prop_assert_eq!(key.word(context, candidate[0]), Some(word));
+                pairs.push(&[key.effective(context).unwrap(), candidate].concat());
+                plain.push(key.word(context, candidate[0]).unwrap());
+            }
+            for instructions in Instructions::all() {
+                let mut words = vec![0; count];
+                key.words_with(instructions, &pairs, &mut words);
+                prop_assert_eq!(&words, &plain, "{}", instructions.name());
+            }
+            if min {
+                let mut tokens = Pairs::new();
+                windows.iter().for_each(|token| tokens.push(&[*token]));
+                let mut ranks = vec![0; windows.len()];
+                key.ranks(&tokens, &mut ranks).unwrap();
+                for (window, places) in windows.chunks(stride).zip((0..).step_by(stride)) {
+                    let least = (0..stride - 1).map(|i| (ranks[places + i], window[i])).min();
+                    let chosen = key.effective(&window[..stride - 1]).unwrap().first().copied();
+                    prop_assert_eq!(least.map(|(_, token)| token), chosen);
+                }
             }
         }
     }

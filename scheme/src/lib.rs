@@ -15,14 +15,16 @@ extern crate alloc;
 extern crate std;
 
 mod key;
-mod lanes;
 mod mark;
+mod pairs;
 mod primitives;
 mod profile;
 pub mod softmax;
 
+pub use dandyroll_lanes::Instructions;
 pub use key::{FunctionVersion, KeyId, ListFamily, ListKey, MasterKey, Seeding};
 pub use mark::{Marker, Step};
+pub use pairs::Pairs;
 pub use primitives::{ContextWidth, Delta, Gamma, Nats, OutOfRange, ParseDigestError, Sha256Digest, TokenId};
 pub use profile::{BUILT_IN, BiasSite, BindError, Profile, ProfileId, Recipe};
 pub use softmax::Softmax;

@@ -2,8 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a malformed fixture must fail the test")]
 use dandyroll_scheme::{
-    ContextWidth, FunctionVersion, Gamma, ListFamily, ListKey, MasterKey, Recipe, Seeding, Sha256Digest,
-    TokenId,
+    ContextWidth, FunctionVersion, Gamma, Instructions, ListFamily, ListKey, MasterKey, Pairs, Recipe,
+    Seeding, Sha256Digest, TokenId,
 };
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
@@ -74,13 +74,16 @@ fn words_of_the_plain_form() {
 fn words_of_the_many_pairs_form() {
     for row in rows("words") {
         let (context, tokens) = (tokens(&row["context"]), tokens(&row["tokens"]));
-        let windows: Vec<_> = tokens
-            .iter()
-            .flat_map(|token| context.iter().chain([token]).copied().collect::<Vec<_>>())
-            .collect();
-        let mut words = vec![0; tokens.len()];
-        lists(&row).words(&windows, &mut words);
-        assert_eq!(words, numbers(&row["words"]), "{row}");
+        let (lists, mut pairs) = (lists(&row), Pairs::new());
+        pairs.clear(context.len(), 0);
+        for token in &tokens {
+            pairs.push(&[&context[..], &[*token]].concat());
+        }
+        for instructions in Instructions::all() {
+            let mut words = vec![0; tokens.len()];
+            lists.words_with(instructions, &pairs, &mut words);
+            assert_eq!(words, numbers(&row["words"]), "{} {row}", instructions.name());
+        }
     }
 }
 
