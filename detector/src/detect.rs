@@ -1,10 +1,10 @@
 //! The door for one text: ids and hypotheses in, a report out.
 
-use dandyroll_scheme::{ContextWidth, Gamma, ListKey, Nats, TokenId};
+use dandyroll_scheme::{ContextWidth, Gamma, ListKey, Nats, Seeding, TokenId};
 
-use crate::evidence::Words;
+use crate::evidence::{Tails, Words};
 use crate::spans::{Draws, Search};
-use crate::verdict::judge_sharing;
+use crate::verdict::Judged;
 use crate::{
     Colour, Evidence, Finding, Log10P, Mode, Policy, Reason, Span, TextTooLong, Verdict, WidthMismatch,
     Windows,
@@ -88,7 +88,7 @@ pub enum DetectError {
 }
 
 /// What was found in one text, strongest evidence first; one finding for each hypothesis.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Report {
     /// Tokens of the text without the prompt.
     pub tokens: usize,
@@ -146,6 +146,21 @@ pub struct Detector {
     words: Vec<u32>,
     seen: Vec<bool>,
     draws: Draws,
+    tails: Tails,
+    judged: Judged,
+    order: Vec<usize>,
+    evidence: Vec<Evidence>,
+}
+
+/// What is ready for the next hypothesis about the same text.
+#[derive(Clone, Copy, Debug, Default)]
+struct Ready<'a> {
+    /// Whose words are there.
+    lists: Option<&'a ListKey>,
+    /// Of which width the windows of seeding `left` are, if those are there.
+    width: Option<ContextWidth>,
+    /// Whether the distinct tokens are there.
+    tokens: bool,
 }
 
 impl Detector {
@@ -156,15 +171,32 @@ impl Detector {
 
     /// Tests every hypothesis and adjusts each p by their number.
     ///
-    /// Pairs are found once for each context width, and the keyed function is asked once for each list
-    /// (hypotheses that share `lists` differ only in γ and mode).
+    /// Pairs are found once for each context width (under seeding `min` once for each key, because the key
+    /// chooses the contexts), and the keyed function is asked once for each list: hypotheses that share `lists`,
+    /// the same value in memory, differ only in γ and mode.
     pub fn detect(
         &mut self,
         text: &Text<'_>,
         hypotheses: &[Hypothesis<'_>],
         policy: &Policy,
     ) -> Result<Report, DetectError> {
-        self.report(text, hypotheses, policy, None)
+        let mut report = Report::default();
+        self.detect_into(text, hypotheses, policy, &mut report)?;
+        Ok(report)
+    }
+
+    /// [`Detector::detect`] into a report that is there already: a stream of documents then allocates nothing
+    /// once the longest was read. On an error the report is left as it was.
+    pub fn detect_into(
+        &mut self,
+        text: &Text<'_>,
+        hypotheses: &[Hypothesis<'_>],
+        policy: &Policy,
+        report: &mut Report,
+    ) -> Result<(), DetectError> {
+        report.tokens = self.weigh(text, hypotheses, None)?;
+        self.judged.judge(&self.evidence, policy, 1, &mut report.findings);
+        Ok(())
     }
 
     /// [`Detector::detect`], and a search for the passages that carry a mark: mixed documents.
@@ -178,7 +210,9 @@ impl Detector {
         policy: &Policy,
     ) -> Result<SpanReport, DetectError> {
         let mut search = Search::new(policy);
-        let report = self.report(text, hypotheses, policy, Some(&mut search))?;
+        let mut report =
+            Report { tokens: self.weigh(text, hypotheses, Some(&mut search))?, findings: Vec::new() };
+        self.judged.judge(&self.evidence, policy, 2, &mut report.findings);
         let (adjusted, least, windows) = (search.adjusted(), search.least(), search.tried());
         let by_window = if adjusted <= policy.alpha() {
             Verdict::Detected
@@ -191,40 +225,54 @@ impl Detector {
         Ok(SpanReport { verdict, spans: search.spans(text.prompt), windows, least, search: adjusted, report })
     }
 
-    /// The whole-text tests, and the search if there is one.
-    fn report(
+    /// Counts under every hypothesis, in the order given, and searches if there is a search. Returns the
+    /// tokens of the text.
+    fn weigh(
         &mut self,
         text: &Text<'_>,
         hypotheses: &[Hypothesis<'_>],
-        policy: &Policy,
         mut search: Option<&mut Search<'_>>,
-    ) -> Result<Report, DetectError> {
+    ) -> Result<usize, DetectError> {
         let text = text.generated()?;
         if hypotheses.is_empty() {
             return Err(DetectError::NoHypotheses);
         }
         // Neighbours share what they can; every result goes back to its place.
-        let mut order: Vec<(usize, &Hypothesis<'_>)> = hypotheses.iter().enumerate().collect();
-        order.sort_by_key(|(_, hypothesis)| (hypothesis.lists.width(), std::ptr::from_ref(hypothesis.lists)));
+        let mut order = std::mem::take(&mut self.order);
+        order.clear();
+        order.extend(0..hypotheses.len());
+        order.sort_unstable_by_key(|place| {
+            let lists = hypotheses[*place].lists;
+            (lists.seeding().name(), lists.width(), std::ptr::from_ref(lists), *place)
+        });
+        let done = self.weigh_in(&order, &text, hypotheses, &mut search);
+        self.order = order;
+        done.map(|()| text.ids.len())
+    }
 
-        let mut evidence: Vec<(usize, Evidence)> = Vec::with_capacity(hypotheses.len());
-        let mut ready = None;
-        for (place, hypothesis) in order {
-            ready = Some(self.prepare(&text, hypothesis, ready)?);
+    fn weigh_in(
+        &mut self,
+        order: &[usize],
+        text: &Text<'_>,
+        hypotheses: &[Hypothesis<'_>],
+        search: &mut Option<&mut Search<'_>>,
+    ) -> Result<(), DetectError> {
+        self.evidence.clear();
+        self.evidence.resize(hypotheses.len(), Evidence::NONE);
+        let mut ready = Ready::default();
+        for place in order {
+            let hypothesis = &hypotheses[*place];
+            ready = self.prepare(text, hypothesis, ready)?;
             let words = Words { windows: &self.windows, words: &self.words, entropies: text.entropies };
-            let counts = words.count(hypothesis.gamma, hypothesis.mode, &mut self.seen);
-            evidence.push((place, Evidence::new(hypothesis.mode, counts, hypothesis.gamma)));
-            if let Some(search) = &mut search {
-                let Hypothesis { lists, gamma, mode } = *hypothesis;
+            let Hypothesis { lists, gamma, mode } = *hypothesis;
+            let counts = words.count(gamma, mode, &mut self.seen);
+            self.evidence[*place] = Evidence::with(mode, counts, gamma, &mut self.tails);
+            if let Some(search) = search {
                 words.draws(gamma, mode, &mut self.seen, &mut self.draws);
-                search.add(place, mode, gamma, lists.width().len(), &self.draws);
+                search.add(*place, mode, gamma, lists.width().len(), &self.draws);
             }
         }
-        evidence.sort_by_key(|(place, _)| *place);
-        let evidence: Vec<Evidence> = evidence.into_iter().map(|(_, evidence)| evidence).collect();
-        let families = if search.is_some() { 2 } else { 1 };
-        let findings = judge_sharing(&evidence, policy, families);
-        Ok(Report { tokens: text.ids.len(), findings })
+        Ok(())
     }
 
     /// What each of the text's tokens is under one hypothesis, prompt included: for colouring.
@@ -234,7 +282,7 @@ impl Detector {
         hypothesis: &Hypothesis<'_>,
     ) -> Result<Vec<Colour>, DetectError> {
         let generated = text.generated()?;
-        self.prepare(&generated, hypothesis, None)?;
+        self.prepare(&generated, hypothesis, Ready::default())?;
         let mut colours = Vec::with_capacity(text.ids.len());
         colours.resize(text.prompt, Colour::NotScored(Reason::Prompt));
         let first = hypothesis.lists.width().len().min(generated.ids.len());
@@ -250,18 +298,27 @@ impl Detector {
         &mut self,
         text: &Text<'_>,
         hypothesis: &Hypothesis<'a>,
-        ready: Option<(ContextWidth, &'a ListKey)>,
-    ) -> Result<(ContextWidth, &'a ListKey), DetectError> {
+        mut ready: Ready<'a>,
+    ) -> Result<Ready<'a>, DetectError> {
+        let lists = hypothesis.lists;
         if hypothesis.mode.needs_entropies() && text.entropies.is_none() {
             return Err(DetectError::EntropiesNeeded(hypothesis.mode.name()));
         }
-        let width = hypothesis.lists.width();
-        if ready.is_none_or(|(before, _)| before != width) {
-            self.windows.read(text.ids, width)?;
+        if ready.lists.is_some_and(|before| std::ptr::eq(before, lists)) {
+            return Ok(ready);
         }
-        if ready.is_none_or(|(_, lists)| !std::ptr::eq(lists, hypothesis.lists)) {
-            self.windows.words(hypothesis.lists, &mut self.words)?;
+        if lists.seeding() == Seeding::Min {
+            if !ready.tokens {
+                self.windows.read_tokens(text.ids)?;
+            }
+            self.windows.choose(text.ids, lists);
+            (ready.width, ready.tokens) = (None, true);
+        } else if ready.width != Some(lists.width()) {
+            self.windows.read(text.ids, lists.width())?;
+            ready.width = Some(lists.width());
         }
-        Ok((width, hypothesis.lists))
+        self.windows.words(lists, &mut self.words)?;
+        ready.lists = Some(lists);
+        Ok(ready)
     }
 }

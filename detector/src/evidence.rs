@@ -213,7 +213,54 @@ pub struct Evidence {
     pub all_green: Log10P,
 }
 
+/// Tails that were computed for the same n and γ: keys that are tried on one text share n, and few k occur.
+#[derive(Debug)]
+pub(crate) struct Tails {
+    scored: u32,
+    gamma: Option<Gamma>,
+    /// By k mod [`Tails::PLACES`]; each place says of which k it is.
+    known: Vec<Option<(u32, Log10P)>>,
+}
+
+impl Default for Tails {
+    fn default() -> Self {
+        Self { scored: 0, gamma: None, known: vec![None; Self::PLACES] }
+    }
+}
+
+impl Tails {
+    const PLACES: usize = 256;
+
+    /// [`upper_tail`]; counts come from [`Counts`], where no more are green than scored, so neither fallback is
+    /// reached.
+    fn upper(&mut self, scored: u32, green: u32, gamma: Gamma) -> Log10P {
+        let exact = || upper_tail(scored, green, gamma).unwrap_or(Log10P::ONE);
+        if self.scored != scored || self.gamma != Some(gamma) {
+            (self.scored, self.gamma) = (scored, Some(gamma));
+            self.known.fill(None);
+        }
+        match self.known.get_mut(index(green) % Self::PLACES) {
+            Some(Some((k, known))) if *k == green => *known,
+            Some(place) => {
+                let p = exact();
+                *place = Some((green, p));
+                p
+            }
+            None => exact(),
+        }
+    }
+}
+
 impl Evidence {
+    /// Nothing scored, in no mode: a place to be filled.
+    pub(crate) const NONE: Self = Self {
+        mode: Mode::ModelFree,
+        counts: Counts { scored: [0; 17], green: [0; 17] },
+        z: None,
+        log10_p: Log10P::ONE,
+        all_green: Log10P::ONE,
+    };
+
     /// The chance that a mark of ordinary strength would be detected on as many pairs as were scored here, at
     /// `alpha` after correction for `hypotheses`: what `not_detected` is worth.
     ///
@@ -244,11 +291,15 @@ impl Evidence {
 
     /// Judges counts.
     pub fn new(mode: Mode, counts: Counts, gamma: Gamma) -> Self {
+        Self::with(mode, counts, gamma, &mut Tails { scored: 0, gamma: None, known: Vec::new() })
+    }
+
+    /// [`Evidence::new`], with what is known of the tails.
+    pub(crate) fn with(mode: Mode, counts: Counts, gamma: Gamma, tails: &mut Tails) -> Self {
         let p = gamma.effective();
         let (first, second) = weighted::moments(&counts.scored);
         let (scored, green) = (counts.scored(), counts.green());
-        // Green pairs are counted among scored ones, so neither tail can be refused.
-        let exact = |k: u32| upper_tail(scored, k, gamma).unwrap_or(Log10P::ONE);
+        let mut exact = |k: u32| tails.upper(scored, k, gamma);
         Self {
             mode,
             counts,

@@ -146,55 +146,89 @@ pub struct Finding {
 ///
 /// All that were tried have to be in the list: leaving out the weak ones breaks the correction.
 pub fn judge(evidence: &[Evidence], policy: &Policy) -> Vec<Finding> {
-    judge_sharing(evidence, policy, 1)
+    let mut findings = Vec::new();
+    Judged::default().judge(evidence, policy, 1, &mut findings);
+    findings
 }
 
-/// [`judge`] where α is shared in equal parts with `families` − 1 other sets of hypotheses: each adjusted p
-/// is multiplied by `families`, and so is the number of hypotheses it was adjusted for.
-pub(crate) fn judge_sharing(evidence: &[Evidence], policy: &Policy, families: u32) -> Vec<Finding> {
-    let hypotheses = u32::try_from(evidence.len()).unwrap_or(u32::MAX).saturating_mul(families);
-    let raw: Vec<Log10P> = evidence.iter().map(|evidence| evidence.log10_p).collect();
-    let adjusted = match policy.correction {
-        Correction::Bonferroni => bonferroni(&raw),
-        Correction::Holm => holm(&raw),
-    };
-    let mut findings: Vec<Finding> = evidence
-        .iter()
-        .zip(adjusted.into_iter().map(|p| p.times(families)))
-        .enumerate()
-        .map(|(hypothesis, (evidence, adjusted))| Finding {
-            hypothesis,
-            evidence: *evidence,
-            hypotheses,
-            adjusted,
-            verdict: policy.verdict(evidence, hypotheses, adjusted),
-        })
-        .collect();
-    findings.sort_by(|a, b| a.evidence.log10_p.get().total_cmp(&b.evidence.log10_p.get()));
-    findings
+/// Judging with buffers that are kept.
+#[derive(Debug, Default)]
+pub(crate) struct Judged {
+    raw: Vec<Log10P>,
+    adjusted: Vec<Log10P>,
+    order: Vec<usize>,
+}
+
+impl Judged {
+    /// [`judge`] where α is shared in equal parts with `families` − 1 other sets of hypotheses: each adjusted p
+    /// is multiplied by `families`, and so is the number of hypotheses it was adjusted for. The findings replace
+    /// what was there.
+    pub(crate) fn judge(
+        &mut self,
+        evidence: &[Evidence],
+        policy: &Policy,
+        families: u32,
+        findings: &mut Vec<Finding>,
+    ) {
+        let hypotheses = u32::try_from(evidence.len()).unwrap_or(u32::MAX).saturating_mul(families);
+        self.raw.clear();
+        self.raw.extend(evidence.iter().map(|evidence| evidence.log10_p));
+        match policy.correction {
+            Correction::Bonferroni => bonferroni_into(&self.raw, &mut self.adjusted),
+            Correction::Holm => holm_into(&self.raw, &mut self.order, &mut self.adjusted),
+        }
+        findings.clear();
+        findings.extend(evidence.iter().zip(&self.adjusted).enumerate().map(
+            |(hypothesis, (evidence, adjusted))| {
+                let adjusted = adjusted.times(families);
+                let verdict = policy.verdict(evidence, hypotheses, adjusted);
+                Finding { hypothesis, evidence: *evidence, hypotheses, adjusted, verdict }
+            },
+        ));
+        // By place where p is the same, so that the order does not depend on the sort.
+        findings.sort_unstable_by(|a, b| {
+            let (p, q) = (a.evidence.log10_p.get(), b.evidence.log10_p.get());
+            p.total_cmp(&q).then(a.hypothesis.cmp(&b.hypothesis))
+        });
+    }
 }
 
 /// min(1, m pᵢ), in the order given.
 pub fn bonferroni(raw: &[Log10P]) -> Vec<Log10P> {
+    let mut adjusted = Vec::new();
+    bonferroni_into(raw, &mut adjusted);
+    adjusted
+}
+
+fn bonferroni_into(raw: &[Log10P], adjusted: &mut Vec<Log10P>) {
     let hypotheses = u32::try_from(raw.len()).unwrap_or(u32::MAX);
-    raw.iter().map(|p| p.times(hypotheses)).collect()
+    adjusted.clear();
+    adjusted.extend(raw.iter().map(|p| p.times(hypotheses)));
 }
 
 /// Holm's adjusted p, in the order given: the i-th smallest is max over j ≤ i of min(1, (m − j + 1) pⱼ).
 pub fn holm(raw: &[Log10P]) -> Vec<Log10P> {
-    let mut order: Vec<usize> = (0..raw.len()).collect();
-    order.sort_by(|a, b| raw[*a].get().total_cmp(&raw[*b].get()));
-    let mut adjusted = vec![Log10P::ONE; raw.len()];
+    let (mut order, mut adjusted) = (Vec::new(), Vec::new());
+    holm_into(raw, &mut order, &mut adjusted);
+    adjusted
+}
+
+fn holm_into(raw: &[Log10P], order: &mut Vec<usize>, adjusted: &mut Vec<Log10P>) {
+    order.clear();
+    order.extend(0..raw.len());
+    // Equal p get the same adjusted p, whichever comes first.
+    order.sort_unstable_by(|a, b| raw[*a].get().total_cmp(&raw[*b].get()));
+    adjusted.clear();
+    adjusted.resize(raw.len(), Log10P::ONE);
     let mut left = u32::try_from(raw.len()).unwrap_or(u32::MAX);
     let mut so_far: Option<Log10P> = None;
     for place in order {
-        let p = raw[place].times(left);
+        let p = raw[*place].times(left);
         let p = so_far.map_or(p, |before| if before > p { before } else { p });
-        adjusted[place] = p;
+        adjusted[*place] = p;
         so_far = Some(p);
-        left -= 1;
+        left = left.saturating_sub(1);
     }
-    adjusted
 }
 
 #[cfg(test)]

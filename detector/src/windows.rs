@@ -2,57 +2,248 @@
 //!
 //! Repeated n-grams are one draw of the keyed function, not several: counting them each time gave up to 83 %
 //! false positives on human code at a nominal 3·10⁻⁵. So a window of h + 1 tokens counts once, wherever it
-//! stands.
+//! stands. Under seeding `min` the key chooses one token of the context, and what counts once is that token
+//! with the candidate.
 
 use std::hash::{BuildHasher, RandomState};
 
-use dandyroll_scheme::{ContextWidth, ListKey, TokenId};
+use dandyroll_scheme::{ContextWidth, ListKey, Pairs, Seeding, TokenId};
 
 /// A text of more tokens than positions can be numbered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a text of {0} tokens is too long: fewer than 2^32 are expected")]
 pub struct TextTooLong(pub usize);
 
-/// Windows of one width asked about with lists of another.
+/// Windows of one kind asked about with lists of another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the windows have {windows} context tokens and the lists need {lists}")]
+#[error(
+    "the windows have {windows} context tokens (seeding {}) and the lists need {lists} (seeding {})",
+    windows_seeding.name(),
+    lists_seeding.name()
+)]
 pub struct WidthMismatch {
     /// h of the windows.
     pub windows: u8,
+    /// How the windows were read.
+    pub windows_seeding: Seeding,
     /// h of the lists.
     pub lists: u8,
+    /// How the lists are decided.
+    pub lists_seeding: Seeding,
 }
-
-/// No window: the end of a chain.
-const NONE: u32 = u32::MAX;
 
 /// Buffers above this many elements are given back when the next text is read, so that one huge document does
 /// not hold memory for ever.
 const KEEP: usize = 1 << 20;
 
-/// One head of a chain, valid only if its epoch is the current one: reading a text clears nothing.
+/// Positions whose entries are fetched together: their cache misses overlap.
+const AHEAD: usize = 16;
+
+/// One place of the table: where a window first stands, and some bits of its hash that save most comparisons.
+///
+/// `at` counts on from text to text, so entries of earlier texts are below the current text's first number and
+/// read as empty: reading a text clears nothing.
 #[derive(Clone, Copy, Default)]
-struct Head {
-    epoch: u32,
-    first: u32,
+struct Entry {
+    tag: u32,
+    at: u32,
+}
+
+/// The distinct ones among runs of tokens: an open-addressing table with linear probing, at most half full.
+///
+/// Runs are compared exactly, token by token. The hash is multilinear with secret multipliers drawn per value
+/// (universal, in the sense of Carter and Wegman 1979), folded once more so that runs in arithmetic progression
+/// do not cluster; the multipliers decide speed only, never a result.
+struct Distinct {
+    entries: Vec<Entry>,
+    /// The number of the current text's first position, 1 or more.
+    base: u32,
+    /// The number after its last position, at most 2³².
+    end: u64,
+    /// Each distinct run, in order of first occurrence.
+    pairs: Pairs,
+    /// Where it first stands.
+    firsts: Vec<u32>,
+    /// For each position the number of its run.
+    places: Vec<u32>,
+    multipliers: [u64; 11],
+}
+
+impl Distinct {
+    fn new() -> Self {
+        let secret = RandomState::new();
+        Self {
+            entries: Vec::new(),
+            base: 1,
+            end: 1,
+            pairs: Pairs::new(),
+            firsts: Vec::new(),
+            places: Vec::new(),
+            multipliers: std::array::from_fn(|i| secret.hash_one(i) | 1),
+        }
+    }
+
+    /// Forgets the text; those to come have runs of `context` + 1 tokens.
+    fn clear(&mut self, context: usize) {
+        self.pairs.clear(context, KEEP);
+        for buffer in [&mut self.firsts, &mut self.places] {
+            buffer.clear();
+            buffer.shrink_to(KEEP);
+        }
+        if self.entries.len() > KEEP {
+            self.entries = Vec::new();
+        }
+    }
+
+    /// Numbers the runs of `count` positions; `at` gives the run that stands at each.
+    fn collect<const S: usize>(&mut self, count: usize, at: impl Fn(usize) -> [TokenId; S]) {
+        self.clear(S - 1);
+        self.places.reserve(count);
+        // As many entries as twice the positions for usual texts; long ones start smaller, because they may
+        // repeat themselves.
+        let mut bits = count.saturating_mul(2).min(KEEP).next_power_of_two().trailing_zeros().max(5);
+        self.renew(bits, count);
+        for start in (0..count).step_by(AHEAD) {
+            // Always as many, the last position again where there are no more: a loop of known length is faster.
+            let sums: [u64; AHEAD] = std::array::from_fn(|i| self.hash(&at((start + i).min(count - 1))));
+            let fetched = sums.map(|sum| self.entries[slot(sum, bits)]);
+            for (position, (sum, fetched)) in (start..count).zip(sums.into_iter().zip(fetched)) {
+                let run = at(position);
+                // An entry once made stays, so a match seen early is a match; nothing else is concluded from it.
+                let place = match self.matching(fetched, tag(sum, bits), &run, &at) {
+                    Some(place) => place,
+                    None => self.find_or_add(sum, &mut bits, position, &run, &at),
+                };
+                self.places.push(place);
+            }
+        }
+        self.pairs.extend(self.firsts.iter().map(|first| at(index(*first))));
+    }
+
+    /// The number of the run that `entry` stands for, if it is `run`.
+    #[inline(always)]
+    fn matching<const S: usize>(
+        &self,
+        entry: Entry,
+        tag: u32,
+        run: &[TokenId; S],
+        at: &impl Fn(usize) -> [TokenId; S],
+    ) -> Option<u32> {
+        if entry.tag != tag {
+            return None;
+        }
+        let first = index(entry.at.checked_sub(self.base)?);
+        (at(first) == *run).then(|| self.places[first])
+    }
+
+    #[inline(always)]
+    fn find_or_add<const S: usize>(
+        &mut self,
+        sum: u64,
+        bits: &mut u32,
+        position: usize,
+        run: &[TokenId; S],
+        at: &impl Fn(usize) -> [TokenId; S],
+    ) -> u32 {
+        if self.firsts.len() >> (*bits - 1) > 0 {
+            // Fourfold: every growth walks all runs in random order.
+            *bits += 2;
+            self.grow(*bits, at);
+        }
+        let (tag, last) = (tag(sum, *bits), (1_usize << *bits) - 1);
+        let mut slot = slot(sum, *bits);
+        loop {
+            let entry = self.entries[slot];
+            if entry.at < self.base {
+                // Fewer than 2³² positions were let in, so both numbers fit.
+                let first = u32::try_from(position).unwrap_or(u32::MAX);
+                let number = u32::try_from(self.firsts.len()).unwrap_or(u32::MAX);
+                self.entries[slot] = Entry { tag, at: self.base.saturating_add(first) };
+                self.firsts.push(first);
+                return number;
+            }
+            if let Some(place) = self.matching(entry, tag, run, at) {
+                return place;
+            }
+            slot = (slot + 1) & last;
+        }
+    }
+
+    /// Moves the runs to 2^`bits` entries.
+    #[cold]
+    fn grow<const S: usize>(&mut self, bits: u32, at: &impl Fn(usize) -> [TokenId; S]) {
+        let count = usize::try_from(self.end - u64::from(self.base)).unwrap_or(usize::MAX);
+        self.renew(bits, count);
+        let last = (1_usize << bits) - 1;
+        for first in &self.firsts {
+            let sum = self.hash(&at(index(*first)));
+            let mut slot = slot(sum, bits);
+            while self.entries[slot].at >= self.base {
+                slot = (slot + 1) & last;
+            }
+            self.entries[slot] = Entry { tag: tag(sum, bits), at: self.base.saturating_add(*first) };
+        }
+    }
+
+    /// 2^`bits` entries that read as empty, and numbers for `count` positions.
+    fn renew(&mut self, bits: u32, count: usize) {
+        let length = 1_usize << bits;
+        if self.entries.len() < length {
+            self.entries.resize(length, Entry::default());
+        }
+        let count = u64::try_from(count).unwrap_or(u64::MAX);
+        (self.base, self.end) = match u32::try_from(self.end) {
+            // Numbers are u32: the last is end − 1.
+            Ok(base) if self.end.saturating_add(count) <= 1 << 32 => (base, self.end + count),
+            _ => {
+                self.entries.fill(Entry::default());
+                (1, 1 + count)
+            }
+        };
+    }
+
+    /// Σ aᵢ tᵢ mod 2⁶⁴, and the product of that with one more secret number, folded.
+    #[inline(always)]
+    fn hash<const S: usize>(&self, run: &[TokenId; S]) -> u64 {
+        let sum = run.iter().zip(&self.multipliers).fold(self.multipliers[9], |sum, (token, a)| {
+            sum.wrapping_add(a.wrapping_mul(u64::from(token.0)))
+        });
+        let product = u128::from(sum) * u128::from(self.multipliers[10]);
+        #[expect(clippy::as_conversions, reason = "the lower half of a product is meant")]
+        let low = product as u64;
+        low ^ u64::try_from(product >> 64).unwrap_or(0)
+    }
+}
+
+/// The upper `bits` of a hash.
+#[inline(always)]
+fn slot(sum: u64, bits: u32) -> usize {
+    #[expect(clippy::as_conversions, reason = "below 2^bits, and there are 2^bits entries")]
+    let slot = (sum >> (64 - bits)) as usize;
+    slot
+}
+
+/// The 32 bits after them.
+#[inline(always)]
+fn tag(sum: u64, bits: u32) -> u32 {
+    #[expect(clippy::as_conversions, reason = "a number shifted to 32 bits")]
+    let tag = ((sum << bits) >> 32) as u32;
+    tag
 }
 
 /// The distinct windows of h + 1 tokens of one text, in order of first occurrence, and where each stands.
 ///
 /// Made to be reused: [`Windows::read`] keeps the buffers, so a stream of documents does not allocate. Memory
-/// is linear: 4 bytes for each token and 4 (h + 2) + 8 to 32 for each distinct window.
-///
-/// Windows are compared exactly. The table's hash is multilinear with secret multipliers drawn per value
-/// (universal, in the sense of Carter and Wegman 1979), and collisions are chained, so the expected time is
-/// linear whatever the text holds; the multipliers decide speed only, never a result.
+/// is linear: 4 bytes for each token and 4 (h + 2) + 16 to 64 for each distinct window (8 MiB at once for texts
+/// of half a million tokens).
 pub struct Windows {
     width: ContextWidth,
-    distinct: Vec<TokenId>,
-    places: Vec<u32>,
-    heads: Vec<Head>,
-    next: Vec<u32>,
-    epoch: u32,
-    multipliers: [u64; 10],
+    seeding: Seeding,
+    distinct: Distinct,
+    /// The distinct tokens of the text, and what is made of them: for [`Seeding::Min`] only.
+    tokens: Distinct,
+    ranks: Vec<u32>,
+    chosen: Vec<TokenId>,
 }
 
 impl std::fmt::Debug for Windows {
@@ -60,6 +251,7 @@ impl std::fmt::Debug for Windows {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Windows")
             .field("width", &self.width)
+            .field("seeding", &self.seeding)
             .field("distinct", &self.distinct())
             .finish_non_exhaustive()
     }
@@ -74,15 +266,13 @@ impl Default for Windows {
 impl Windows {
     /// The windows of an empty text.
     pub fn new() -> Self {
-        let secret = RandomState::new();
         Self {
             width: ContextWidth::MAX,
-            distinct: Vec::new(),
-            places: Vec::new(),
-            heads: Vec::new(),
-            next: Vec::new(),
-            epoch: 0,
-            multipliers: std::array::from_fn(|i| secret.hash_one(i) | 1),
+            seeding: Seeding::Left,
+            distinct: Distinct::new(),
+            tokens: Distinct::new(),
+            ranks: Vec::new(),
+            chosen: Vec::new(),
         }
     }
 
@@ -93,25 +283,75 @@ impl Windows {
         Ok(windows)
     }
 
-    /// Replaces the text, keeping the buffers. On an error the windows are those of an empty text.
+    /// Replaces the text, keeping the buffers: windows for lists of this width and [`Seeding::Left`], whatever
+    /// the key. On an error the windows are those of an empty text.
     pub fn read(&mut self, ids: &[TokenId], width: ContextWidth) -> Result<(), TextTooLong> {
-        self.clear();
-        self.width = width;
-        if u32::try_from(ids.len()).is_err() {
-            return Err(TextTooLong(ids.len()));
-        }
+        (self.width, self.seeding) = (width, Seeding::Left);
+        self.distinct.clear(width.len());
+        fits(ids)?;
         match width.len() {
-            0 => self.collect::<1>(ids),
-            1 => self.collect::<2>(ids),
-            2 => self.collect::<3>(ids),
-            3 => self.collect::<4>(ids),
-            4 => self.collect::<5>(ids),
-            5 => self.collect::<6>(ids),
-            6 => self.collect::<7>(ids),
-            7 => self.collect::<8>(ids),
-            _ => self.collect::<9>(ids),
+            0 => self.runs::<1>(ids),
+            1 => self.runs::<2>(ids),
+            2 => self.runs::<3>(ids),
+            3 => self.runs::<4>(ids),
+            4 => self.runs::<5>(ids),
+            5 => self.runs::<6>(ids),
+            6 => self.runs::<7>(ids),
+            7 => self.runs::<8>(ids),
+            _ => self.runs::<9>(ids),
         }
         Ok(())
+    }
+
+    /// Replaces the text by the windows that these lists count: [`Windows::read`], or under [`Seeding::Min`]
+    /// the distinct pairs of the chosen token and the candidate. Those depend on the key: [`Windows::words`]
+    /// then means something for the same lists only.
+    pub fn read_for(&mut self, ids: &[TokenId], lists: &ListKey) -> Result<(), TextTooLong> {
+        match lists.seeding() {
+            Seeding::Min => {
+                self.read_tokens(ids)?;
+                self.choose(ids, lists);
+                Ok(())
+            }
+            _ => self.read(ids, lists.width()),
+        }
+    }
+
+    /// Finds the distinct tokens, which [`Windows::choose`] ranks; needed once for a text.
+    pub(crate) fn read_tokens(&mut self, ids: &[TokenId]) -> Result<(), TextTooLong> {
+        self.tokens.clear(0);
+        fits(ids)?;
+        self.tokens.collect::<1>(ids.len(), |i| [ids[i]]);
+        Ok(())
+    }
+
+    /// The windows of `lists` (seeding `min`) in the text whose tokens were read.
+    pub(crate) fn choose(&mut self, ids: &[TokenId], lists: &ListKey) {
+        (self.width, self.seeding) = (lists.width(), Seeding::Min);
+        let h = lists.width().len();
+        if h == 0 {
+            self.runs::<1>(ids);
+            return;
+        }
+        self.ranks.clear();
+        self.ranks.shrink_to(KEEP);
+        self.ranks.resize(self.tokens.firsts.len(), 0);
+        let ranked = lists.ranks(&self.tokens.pairs, &mut self.ranks);
+        debug_assert!(ranked.is_some(), "lists of seeding min rank");
+        self.chosen.clear();
+        self.chosen.shrink_to(KEEP);
+        let (ranks, places) = (&self.ranks, &self.tokens.places);
+        // The least of (rank, token) of h neighbours, as one number.
+        let keys = |i: usize| (u64::from(ranks[index(places[i])]) << 32) | u64::from(ids[i].0);
+        let count = ids.len().saturating_sub(h);
+        self.chosen.extend((0..count).map(|i| {
+            let least = (i..i + h).map(keys).min().unwrap_or(0);
+            #[expect(clippy::as_conversions, reason = "the lower half is the token")]
+            let token = least as u32;
+            TokenId(token)
+        }));
+        let chosen = &self.chosen;
+        self.distinct.collect::<2>(count, |i| [chosen[i], ids[i + h]]);
     }
 
     /// h.
@@ -119,131 +359,49 @@ impl Windows {
         self.width
     }
 
+    /// How the windows were read.
+    pub fn seeding(&self) -> Seeding {
+        self.seeding
+    }
+
     /// How many distinct windows there are.
     pub fn distinct(&self) -> usize {
-        self.next.len()
+        self.distinct.firsts.len()
     }
 
     /// For each position from the (h + 1)-th on, the number of its window: below [`Windows::distinct`],
     /// rising by one at each first occurrence. Position i of the text is entry i − h.
     pub fn places(&self) -> &[u32] {
-        &self.places
+        &self.distinct.places
     }
 
     /// The keyed function's word of each distinct window, replacing what `words` held.
     pub fn words(&self, lists: &ListKey, words: &mut Vec<u32>) -> Result<(), WidthMismatch> {
-        if lists.width() != self.width {
-            return Err(WidthMismatch { windows: self.width.byte(), lists: lists.width().byte() });
+        if (lists.width(), lists.seeding()) != (self.width, self.seeding) {
+            return Err(WidthMismatch {
+                windows: self.width.byte(),
+                windows_seeding: self.seeding,
+                lists: lists.width().byte(),
+                lists_seeding: lists.seeding(),
+            });
         }
         words.clear();
         words.shrink_to(KEEP);
         words.resize(self.distinct(), 0);
-        lists.words(&self.distinct, words);
+        lists.words(&self.distinct.pairs, words);
         Ok(())
     }
 
-    fn clear(&mut self) {
-        self.distinct.clear();
-        self.distinct.shrink_to(KEEP);
-        self.places.clear();
-        self.places.shrink_to(KEEP);
-        self.next.clear();
-        self.next.shrink_to(KEEP);
-        if self.heads.len() > KEEP {
-            self.heads = Vec::new();
-        }
+    /// All runs of `S` neighbours.
+    fn runs<const S: usize>(&mut self, ids: &[TokenId]) {
+        let count = (ids.len() + 1).saturating_sub(S);
+        // Every position below `count` has a whole run.
+        self.distinct.collect(count, |i| ids[i..].first_chunk::<S>().copied().unwrap_or([TokenId(0); S]));
     }
+}
 
-    fn collect<const S: usize>(&mut self, ids: &[TokenId]) {
-        let Some(count) = (ids.len() + 1).checked_sub(S) else { return };
-        self.places.reserve(count);
-        // As many heads as windows for usual texts; long ones start small, because they may repeat
-        // themselves.
-        let mut bits = count.min(1 << 12).next_power_of_two().trailing_zeros().max(4);
-        self.fresh_heads(bits);
-        for window in ids.windows(S) {
-            let Some(window) = window.first_chunk::<S>() else { continue };
-            let mut bucket = self.bucket(window, bits);
-            let place = match self.find(window, bucket) {
-                Some(place) => place,
-                None => {
-                    if self.next.len() >> bits > 0 {
-                        // Fourfold: every growth walks all windows in random order.
-                        bits += 2;
-                        self.relink::<S>(bits);
-                        bucket = self.bucket(window, bits);
-                    }
-                    self.add(window, bucket)
-                }
-            };
-            self.places.push(place);
-        }
-    }
-
-    /// The upper `bits` of Σ aᵢ tᵢ mod 2⁶⁴.
-    #[inline(always)]
-    fn bucket<const S: usize>(&self, window: &[TokenId; S], bits: u32) -> usize {
-        let sum = window.iter().zip(&self.multipliers).fold(self.multipliers[9], |sum, (token, a)| {
-            sum.wrapping_add(a.wrapping_mul(u64::from(token.0)))
-        });
-        #[expect(clippy::as_conversions, reason = "below 2^bits, and there are 2^bits heads")]
-        let bucket = (sum >> (64 - bits)) as usize;
-        bucket
-    }
-
-    #[inline(always)]
-    fn find<const S: usize>(&self, window: &[TokenId; S], bucket: usize) -> Option<u32> {
-        let head = self.heads[bucket];
-        let mut at = if head.epoch == self.epoch { head.first } else { NONE };
-        let (distinct, _) = self.distinct.as_chunks::<S>();
-        while at != NONE {
-            if distinct[index(at)] == *window {
-                return Some(at);
-            }
-            at = self.next[index(at)];
-        }
-        None
-    }
-
-    /// Puts a new window at the front of its chain and returns its number.
-    #[inline(always)]
-    fn add<const S: usize>(&mut self, window: &[TokenId; S], bucket: usize) -> u32 {
-        // Fewer than 2³² tokens were let in, so the number fits and is never NONE.
-        let number = u32::try_from(self.next.len()).unwrap_or(NONE);
-        self.distinct.extend_from_slice(window);
-        self.link(bucket, number);
-        number
-    }
-
-    #[inline(always)]
-    fn link(&mut self, bucket: usize, number: u32) {
-        let head = &mut self.heads[bucket];
-        self.next.push(if head.epoch == self.epoch { head.first } else { NONE });
-        *head = Head { epoch: self.epoch, first: number };
-    }
-
-    /// Spreads the windows over 2^`bits` chains.
-    fn relink<const S: usize>(&mut self, bits: u32) {
-        self.fresh_heads(bits);
-        let distinct = std::mem::take(&mut self.distinct);
-        self.next.clear();
-        for (number, window) in (0..).zip(distinct.as_chunks::<S>().0) {
-            self.link(self.bucket(window, bits), number);
-        }
-        self.distinct = distinct;
-    }
-
-    /// 2^`bits` empty chains.
-    fn fresh_heads(&mut self, bits: u32) {
-        let length = 1_usize << bits;
-        if self.heads.len() < length {
-            self.heads.resize(length, Head::default());
-        }
-        self.epoch = self.epoch.checked_add(1).unwrap_or_else(|| {
-            self.heads.fill(Head::default());
-            1
-        });
-    }
+fn fits(ids: &[TokenId]) -> Result<(), TextTooLong> {
+    u32::try_from(ids.len()).map(|_| ()).map_err(|_| TextTooLong(ids.len()))
 }
 
 #[inline(always)]
@@ -255,6 +413,7 @@ pub(crate) fn index(number: u32) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use dandyroll_scheme::{FunctionVersion, ListFamily, MasterKey, Sha256Digest};
     use proptest::prelude::*;
     use std::collections::HashMap;
 
@@ -286,14 +445,18 @@ mod tests {
         }
     }
 
+    /// The distinct windows, one after another.
+    fn distinct(windows: &Windows, ids: &[TokenId]) -> Vec<TokenId> {
+        let tokens = windows.width.len() + 1;
+        windows.distinct.firsts.iter().flat_map(|first| ids[index(*first)..][..tokens].to_vec()).collect()
+    }
+
     #[test]
     fn one_token_for_ever_is_one_window() {
         let width = ContextWidth::new(2).unwrap();
         let windows = Windows::of(&ids(std::iter::repeat_n(7, 1_000_000)), width).unwrap();
-        assert_eq!(windows.distinct(), 1);
-        assert_eq!(windows.places().len(), 1_000_000 - 2);
-        // Hardly more than the four bytes a position.
-        assert!(windows.heads.len() <= 1 << 12 && windows.distinct.capacity() < 100);
+        assert_eq!((windows.distinct(), windows.places().len()), (1, 1_000_000 - 2));
+        assert!(windows.distinct.entries.len() <= KEEP && windows.distinct.firsts.capacity() < 100);
     }
 
     #[test]
@@ -302,43 +465,104 @@ mod tests {
         let mut windows = Windows::new();
         let text = ids((0..3_000_000_u32).map(|i| i.wrapping_mul(2_654_435_761) >> 8));
         windows.read(&text, width).unwrap();
-        assert_eq!(plain(&text, 1), (windows.distinct.clone(), windows.places.clone()));
+        assert!(windows.distinct.entries.len() > KEEP);
+        assert_eq!(plain(&text, 1), (distinct(&windows, &text), windows.places().to_vec()));
         windows.read(&ids([1, 2, 3]), width).unwrap();
         assert_eq!(windows.places(), [0, 1]);
-        assert!(windows.heads.len() <= KEEP && windows.distinct.capacity() <= KEEP);
+        assert!(windows.distinct.entries.len() <= KEEP && windows.distinct.places.capacity() <= KEEP);
     }
 
     #[test]
-    fn a_worn_out_epoch_forgets_old_heads() {
+    fn worn_out_numbers_begin_again_and_forget_old_entries() {
         let width = ContextWidth::new(0).unwrap();
-        let mut windows = Windows::of(&ids([5, 6, 7]), width).unwrap();
-        windows.epoch = u32::MAX;
-        windows.read(&ids([9, 5, 9]), width).unwrap();
-        assert_eq!((windows.epoch, windows.places()), (1, &[0, 1, 0][..]));
+        let texts = [ids([5, 6, 7]), ids([9, 5, 9]), ids([7, 7, 5])];
+        // The last number fits, or is one too many.
+        for end in [(1_u64 << 32) - 3, (1 << 32) - 2, 1 << 32] {
+            let mut windows = Windows::of(&texts[0], width).unwrap();
+            windows.distinct.end = end;
+            for text in &texts[1..] {
+                windows.read(text, width).unwrap();
+                assert_eq!(plain(text, 0), (distinct(&windows, text), windows.places().to_vec()), "{end}");
+            }
+            assert_eq!(windows.distinct.base, if end == (1 << 32) - 3 { 1 } else { 4 });
+        }
+    }
+
+    /// A hash without secrets would let a text be made whose windows all collide; here every tag and place do.
+    #[test]
+    fn windows_that_collide_are_told_apart() {
+        let mut windows = Windows::new();
+        windows.distinct.multipliers = [0; 11];
+        let text = ids((0..300).chain(0..300));
+        windows.read(&text, ContextWidth::new(2).unwrap()).unwrap();
+        assert_eq!(plain(&text, 2), (distinct(&windows, &text), windows.places().to_vec()));
     }
 
     #[test]
     fn debug_does_not_show_the_text() {
         let windows = Windows::of(&ids([123_456, 9]), ContextWidth::new(0).unwrap()).unwrap();
-        assert!(!format!("{windows:?}").contains("123456"));
+        let shown = format!("{windows:?} {:?}", windows.distinct.pairs);
+        assert!(!shown.contains("123456"), "{shown}");
+    }
+
+    fn lists(seed: u8, width: u8, seeding: Seeding) -> ListKey {
+        MasterKey::take(&mut [seed; 32]).lists(&ListFamily {
+            function: FunctionVersion::V1,
+            tokenizer: Sha256Digest([7; 32]),
+            width: ContextWidth::new(width).unwrap(),
+            seeding,
+        })
+    }
+
+    #[test]
+    fn windows_of_another_kind_are_refused() {
+        let (left, min) = (lists(1, 2, Seeding::Left), lists(1, 2, Seeding::Min));
+        let mut windows = Windows::new();
+        windows.read_for(&ids(0..9), &min).unwrap();
+        assert_eq!((windows.words(&min, &mut Vec::new()), windows.places().len()), (Ok(()), 7));
+        let error = windows.words(&left, &mut Vec::new()).unwrap_err();
+        assert!(error.to_string().contains("2 context tokens (seeding min)"), "{error}");
+        assert!(windows.words(&lists(1, 1, Seeding::Min), &mut Vec::new()).is_err());
     }
 
     proptest! {
         #[test]
         fn equals_the_plain_form_and_texts_do_not_leak_into_each_other(
             texts in proptest::collection::vec(
-                (0_u8..=8, proptest::collection::vec(prop_oneof![0_u32..3, 0_u32..50, any::<u32>()], 0..600)),
+                (
+                    0_u8..=8,
+                    any::<bool>(),
+                    any::<u8>(),
+                    proptest::collection::vec(prop_oneof![0_u32..3, 0_u32..50, any::<u32>()], 0..600),
+                ),
                 1..6,
             ),
         ) {
-            let mut windows = Windows::new();
-            for (width, text) in texts {
-                let text = ids(text);
-                windows.read(&text, ContextWidth::new(width).unwrap()).unwrap();
-                let (distinct, places) = plain(&text, usize::from(width));
-                prop_assert_eq!(&windows.distinct, &distinct);
+            let (mut windows, mut words) = (Windows::new(), Vec::new());
+            for (width, min, seed, text) in texts {
+                let (text, h) = (ids(text), usize::from(width));
+                let lists = lists(seed, width, if min { Seeding::Min } else { Seeding::Left });
+                windows.read_for(&text, &lists).unwrap();
+                // What counts once: the effective context with the candidate.
+                let (mut numbers, mut expected) = (HashMap::new(), Vec::new());
+                let places: Vec<u32> = text
+                    .windows(h + 1)
+                    .map(|window| {
+                        let fresh = u32::try_from(numbers.len()).unwrap();
+                        let pair = (lists.effective(&window[..h]).unwrap(), window[h]);
+                        *numbers.entry(pair).or_insert_with(|| {
+                            expected.push(lists.word(&window[..h], window[h]).unwrap());
+                            fresh
+                        })
+                    })
+                    .collect();
+                windows.words(&lists, &mut words).unwrap();
                 prop_assert_eq!(windows.places(), &places[..]);
-                prop_assert_eq!(windows.distinct(), distinct.len() / (usize::from(width) + 1));
+                prop_assert_eq!(&words, &expected);
+                prop_assert_eq!(windows.distinct(), expected.len());
+                if !min {
+                    prop_assert_eq!(plain(&text, h), (distinct(&windows, &text), places));
+                }
             }
         }
     }
