@@ -180,6 +180,7 @@ def test(arguments: list[str]) -> None:
     run("cargo", "clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings")
     run("cargo", "doc", "--locked", "--workspace", "--no-deps", "--quiet", RUSTDOCFLAGS="-D warnings")
     run(sys.executable, ROOT / "fixtures" / "prf" / "prf_v1.py", "check")
+    run(sys.executable, ROOT / "fixtures" / "prf" / "min_v1.py", "check")
     run(sys.executable, ROOT / "fixtures" / "profile" / "profile_v1.py", "check")
     run(sys.executable, ROOT / "fixtures" / "check.py")
     run("cargo", "test", "--locked", "--workspace", *arguments, ORT_DYLIB_PATH=library)

@@ -316,7 +316,7 @@ mod profile_schema {
                 "function_version": { "type": "integer", "enum": [1] },
                 "gamma": { "type": "number", "minimum": 1e-6, "maximum": 0.999_999, "description": "γ, the green share" },
                 "model_sha256": if gated { &hex } else { &none },
-                "seeding": one("left"),
+                "seeding": { "type": "string", "enum": ["left", "min"] },
                 "tokenizer_sha256": hex,
             }
         })

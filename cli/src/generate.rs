@@ -69,9 +69,11 @@ pub(crate) fn run(
 
     // What a detector will have to count: the text as it normalises and tokenises it.
     let scorable = match &mark {
-        Some((_, profile, _)) => {
+        Some((_, _, marker)) => {
             let ids = vocabulary.encode_ids(normalise(&generation.text).text())?;
-            Some(Windows::of(&ids, profile.recipe().width).map_err(DetectError::from)?.distinct())
+            let mut windows = Windows::new();
+            windows.read_for(&ids, marker.lists()).map_err(DetectError::from)?;
+            Some(windows.distinct())
         }
         None => None,
     };

@@ -107,6 +107,7 @@ fn parse(path: &Path, text: &[u8]) -> Result<Profile, ProfileError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use dandyroll_scheme::Seeding;
     use proptest::prelude::*;
 
     const TOKENIZER: Sha256Digest = Sha256Digest([1; 32]);
@@ -138,7 +139,14 @@ mod tests {
         let cases = [
             (good.replace("green-list", "red-list"), "algorithm is \"red-list\""),
             (good.replace("\"function_version\":1", "\"function_version\":2"), "function_version is \"2\""),
-            (good.replace("\"left\"", "\"min\""), "seeding is \"min\""),
+            (
+                good.replace("\"left\"", "\"max\""),
+                "seeding is \"max\"; this version knows only \"left or min\"",
+            ),
+            (
+                good.replace("\"left\"", "\"min\"").replace("\"context_width\":1", "\"context_width\":0"),
+                "a context width of 1 or more",
+            ),
             (good.replace("raw-logits", "after-top-p"), "bias_site is"),
             (good.replace("\"gamma\":0.25", "\"gamma\":1.25"), "gamma = 1.25 is out of range"),
             (good.replace("\"delta\":3", "\"delta\":-3"), "delta = -3"),
@@ -170,9 +178,12 @@ mod tests {
             gamma in 1e-6..0.999_999,
             delta in 1e-6..100.0,
             width in 0_u8..=8,
+            min in any::<bool>(),
             tau in proptest::option::of(1e-6..100.0),
         ) {
-            let profile = Recipe::new(gamma, delta, width, tau).unwrap().bind(TOKENIZER, Some(MODEL)).unwrap();
+            let seeding = if min && width > 0 { Seeding::Min } else { Seeding::Left };
+            let recipe = Recipe::new(gamma, delta, width, tau).unwrap().seeded(seeding);
+            let profile = recipe.bind(TOKENIZER, Some(MODEL)).unwrap();
             let read = parse(Path::new("p"), profile.canonical_json().as_bytes()).unwrap();
             prop_assert_eq!(read.id(), profile.id());
         }

@@ -6,11 +6,11 @@ mod common;
 
 use std::collections::HashSet;
 
-use common::{Seeded, lists};
+use common::{Seeded, lists, seeded_lists};
 use dandyroll_detector::{
     Colour, DetectError, Detector, Hypothesis, Mode, Policy, Reason, Text, Verdict, upper_tail, weight,
 };
-use dandyroll_scheme::{Gamma, ListKey, Nats, TokenId};
+use dandyroll_scheme::{Gamma, ListKey, Nats, Seeding, TokenId};
 use proptest::prelude::*;
 
 fn gamma(value: f64) -> Gamma {
@@ -43,7 +43,8 @@ fn plain(text: &Text<'_>, lists: &ListKey, gamma: Gamma, mode: Mode) -> (Vec<Col
             if counts == 0 {
                 return Colour::NotScored(Reason::LowEntropy);
             }
-            if !seen.insert(&text.ids[i - h..=i]) {
+            // Under seeding `min` what counts once is the chosen token with the candidate.
+            if !seen.insert((lists.effective(&text.ids[i - h..i]).unwrap(), text.ids[i])) {
                 return Colour::Repeat;
             }
             let green = lists.green(&text.ids[i - h..i], text.ids[i], gamma).unwrap();
@@ -79,7 +80,9 @@ proptest! {
             .map(|_| (seeded.unit() > 0.1).then(|| nats(f64::from(seeded.below(20)) / 8.0)))
             .collect();
         let text = Text { ids: &ids, prompt: prompt.min(length), entropies: Some(&entropies) };
-        let keys = [lists(seed, 0), lists(seed, 1), lists(seed, 2), lists(seed ^ 1, 2), lists(seed, 5)];
+        let min = |seed, h| seeded_lists(seed, h, Seeding::Min);
+        let left = [lists(seed, 0), lists(seed, 2), lists(seed ^ 1, 2), lists(seed, 5)];
+        let keys: Vec<_> = left.into_iter().chain([min(seed, 1), min(seed, 4), min(seed ^ 1, 4)]).collect();
         let modes = [Mode::ModelFree, Mode::Gated(nats(1.0)), Mode::Weighted];
         // Interleaved, so that sharing between neighbours is put to the test.
         let hypotheses: Vec<_> = modes
@@ -100,8 +103,8 @@ proptest! {
             let found =
                 [counts.scored().into(), counts.green().into(), counts.scored_weight(), counts.green_weight()];
             prop_assert_eq!(found, sums);
-            prop_assert_eq!(finding.hypotheses, 15);
-            prop_assert_eq!(finding.adjusted, finding.evidence.log10_p.times(15));
+            prop_assert_eq!(finding.hypotheses, 21);
+            prop_assert_eq!(finding.adjusted, finding.evidence.log10_p.times(21));
             prop_assert_eq!(detector.colours(&text, &hypotheses[finding.hypothesis]).unwrap(), colours);
             if mode != Mode::Weighted {
                 let p = upper_tail(counts.scored(), counts.green(), gamma).unwrap();
@@ -122,6 +125,50 @@ proptest! {
         let from = (cut + 2).min(200);
         // No pair of 50 257³ comes twice in 200 tokens, but for astronomic chance.
         prop_assert_eq!(&whole[from..], &part[from - cut..]);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// A document cut in two, the parts sharing h tokens, and put together again: whatever it repeats, no pair is
+    /// lost, won or scored otherwise.
+    #[test]
+    fn parts_that_share_h_tokens_make_the_whole(
+        seed in any::<u64>(),
+        length in 0_usize..400,
+        vocabulary in prop_oneof![Just(3_u32), Just(40), Just(50_257)],
+        at in 0.0..=1.0_f64,
+        h in 0_u8..5,
+        min in any::<bool>(),
+    ) {
+        let ids = Seeded(seed).ids(length, vocabulary);
+        let lists = seeded_lists(seed, h, if min && h > 0 { Seeding::Min } else { Seeding::Left });
+        let hypothesis = Hypothesis { lists: &lists, gamma: gamma(0.25), mode: Mode::ModelFree };
+        let h = usize::from(h);
+        #[expect(clippy::as_conversions, reason = "a share of the length, for a test")]
+        let cut = (at * (length as f64)) as usize;
+        let mut detector = Detector::new();
+        let mut colours = |part: &[TokenId]| detector.colours(&Text::new(part), &hypothesis).unwrap();
+        let first = &ids[..(cut + h).min(length)];
+        let (whole, left, right) = (colours(&ids), colours(first), colours(&ids[cut..]));
+        // The first part is the whole's beginning, pair by pair.
+        prop_assert_eq!(&whole[..first.len()], &left[..]);
+        // Of the second, from its (h + 1)-th token on, pairs that the first part holds are repeats; the others
+        // keep their colour, and none is scored that the part does not score.
+        let pair = |i: usize| (lists.effective(&ids[i - h..i]).unwrap(), ids[i]);
+        let before: HashSet<_> = (h..first.len()).map(pair).collect();
+        for i in cut + h..length {
+            let expected = if before.contains(&pair(i)) { Colour::Repeat } else { right[i - cut] };
+            prop_assert_eq!(whole[i], expected, "{}", i);
+        }
+        let scored = |colours: &[Colour]| {
+            colours.iter().filter(|colour| matches!(colour, Colour::Green | Colour::Red)).count()
+        };
+        let shared = (cut + h..length)
+            .filter(|i| matches!(right[i - cut], Colour::Green | Colour::Red) && before.contains(&pair(*i)))
+            .count();
+        prop_assert_eq!(scored(&whole) + shared, scored(&left) + scored(&right));
     }
 }
 

@@ -8,12 +8,14 @@
 
 mod common;
 
-use common::{Seeded, lists};
+use std::collections::HashSet;
+
+use common::{Seeded, lists, seeded_lists};
 use dandyroll_detector::{
     Correction, Detector, Hypothesis, Interval, Log10P, Mode, Policy, Text, Verdict, Windows,
     clopper_pearson, upper_tail,
 };
-use dandyroll_scheme::{Gamma, ListKey, Nats, TokenId};
+use dandyroll_scheme::{Gamma, ListKey, Nats, Seeding, TokenId};
 
 const CONFIDENCE: f64 = 1.0 - 1e-6;
 
@@ -64,6 +66,32 @@ fn on_random_ids_the_rate_is_the_exact_size() {
         let found = rate(&p, alpha);
         assert!(found.contains(size.probability()), "{found:?} around {size} at alpha {alpha}");
     }
+}
+
+/// 6000 templated texts of 300 tokens, a fresh key each, seeding `min`, h = 4: one list lies over many windows, and
+/// distinct pairs of chosen token and candidate keep the rate at or under α all the same. Counting each distinct
+/// *window* once, as under `left`, does not: windows share pairs.
+#[test]
+fn under_seeding_min_the_rate_stays_under_alpha_and_counting_windows_does_not() {
+    let (mut seeded, mut detector) = (Seeded(7), Detector::new());
+    let (exact, by_window): (Vec<_>, Vec<_>) = (0..6000)
+        .map(|key| {
+            let ids = templated(&mut seeded, 300);
+            let lists = seeded_lists(6_000_000 + key, 4, Seeding::Min);
+            let windows: HashSet<&[TokenId]> = ids.windows(5).collect();
+            let green = windows.iter().filter(|w| lists.green(&w[..4], w[4], quarter()).unwrap()).count();
+            let (n, k) = (u32::try_from(windows.len()).unwrap(), u32::try_from(green).unwrap());
+            let by_window = upper_tail(n, k, quarter()).unwrap();
+            (p_of(&mut detector, &Text::new(&ids), &lists, Mode::ModelFree), by_window)
+        })
+        .unzip();
+    for alpha in [0.1, 0.01, 0.001] {
+        let (exact, by_window) = (rate(&exact, alpha), rate(&by_window, alpha));
+        println!("alpha {alpha}: {exact:?}, by window {by_window:?}");
+        assert!(exact.low <= alpha, "{exact:?} at {alpha}");
+        assert!(by_window.low > alpha, "counting windows would pass: {by_window:?} at {alpha}");
+    }
+    assert!(rate(&exact, 0.1).high > 0.06);
 }
 
 /// Counting every position, as naive detectors do.

@@ -66,7 +66,7 @@ impl Marker {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Recipe, Sha256Digest};
+    use crate::{Recipe, Seeding, Sha256Digest};
     use alloc::vec;
     use alloc::vec::Vec;
 
@@ -81,7 +81,13 @@ mod tests {
 
     #[test]
     fn only_green_logits_move_and_by_exactly_delta() {
-        let (marker, profile) = marker(Recipe::prose_v1());
+        for recipe in [Recipe::prose_v1(), Recipe::prose_v1().seeded(Seeding::Min)] {
+            only_green_moves(recipe);
+        }
+    }
+
+    fn only_green_moves(recipe: Recipe) {
+        let (marker, profile) = marker(recipe);
         let before: Vec<f32> = (0_u16..5000).map(|i| f32::from(i).sin() * 9.0).collect();
         let mut after = before.clone();
         let generated = [TokenId(4), TokenId(17), TokenId(900)];

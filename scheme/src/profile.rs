@@ -52,13 +52,16 @@ pub enum BindError {
     /// τ is an entropy, but none that a threshold can be.
     #[error(transparent)]
     Threshold(#[from] OutOfRange),
+    /// There is nothing to choose from.
+    #[error("seeding min chooses one of the context's tokens: give a context width of 1 or more")]
+    SeedingWithoutContext,
     /// The entropies that τ cuts belong to one model.
     #[error("a profile with an entropy threshold names a model: give the model's SHA-256")]
     ThresholdWithoutModel,
 }
 
 impl Recipe {
-    /// Checks raw numbers, naming the first that is out of range.
+    /// Checks raw numbers, naming the first that is out of range. Seeding is `left`; see [`Recipe::seeded`].
     pub fn new(gamma: f64, delta: f64, width: u8, threshold: Option<f64>) -> Result<Self, OutOfRange> {
         Ok(Self {
             gamma: Gamma::new(gamma)?,
@@ -67,6 +70,11 @@ impl Recipe {
             seeding: Seeding::Left,
             threshold: threshold.map(Nats::threshold).transpose()?,
         })
+    }
+
+    /// The same with another seeding.
+    pub fn seeded(self, seeding: Seeding) -> Self {
+        Self { seeding, ..self }
     }
 
     /// The built-in recipe of that name, if there is one ([`BUILT_IN`] lists them).
@@ -98,6 +106,9 @@ impl Recipe {
     pub fn bind(self, tokenizer: Sha256Digest, model: Option<Sha256Digest>) -> Result<Profile, BindError> {
         if let Some(threshold) = self.threshold {
             Nats::threshold(threshold.get())?;
+        }
+        if self.seeding == Seeding::Min && self.width.is_empty() {
+            return Err(BindError::SeedingWithoutContext);
         }
         let model = match (self.threshold, model) {
             (None, _) => None,
@@ -243,6 +254,8 @@ mod tests {
         assert_eq!(bind(Recipe::code_v1(), None), Err(BindError::ThresholdWithoutModel));
         let odd = Recipe { threshold: Some(Nats::new(1e-7).unwrap()), ..Recipe::code_v1() };
         assert!(matches!(bind(odd, Some(model)), Err(BindError::Threshold(_))));
+        let nothing = Recipe::new(0.25, 2.0, 0, None).unwrap().seeded(Seeding::Min);
+        assert_eq!(bind(nothing, None), Err(BindError::SeedingWithoutContext));
         let other = bind(Recipe::code_v1(), Some(tokenizer)).unwrap();
         assert_ne!(bind(Recipe::code_v1(), Some(model)).unwrap().id(), other.id());
     }

@@ -12,6 +12,8 @@ use sha2::{Digest, Sha256};
 
 const VECTORS: &str = include_str!("../../fixtures/prf/v1.jsonl");
 
+const MIN_VECTORS: &str = include_str!("../../fixtures/prf/v1_min.jsonl");
+
 fn rows(kind: &'static str) -> impl Iterator<Item = Value> {
     VECTORS
         .lines()
@@ -88,6 +90,38 @@ fn words_of_the_many_pairs_form() {
 }
 
 #[test]
+fn words_ranks_and_choices_of_seeding_min() {
+    let mut count = 0;
+    for row in MIN_VECTORS.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()) {
+        let lists = MasterKey::take(&mut bytes(&row["master"])).lists(&ListFamily {
+            function: FunctionVersion::V1,
+            tokenizer: Sha256Digest(bytes(&row["tokenizer"])),
+            width: width(&row),
+            seeding: Seeding::Min,
+        });
+        let (context, tokens, words) =
+            (tokens(&row["context"]), tokens(&row["tokens"]), numbers(&row["words"]));
+        let chosen = TokenId(u32::try_from(row["chosen"].as_u64().unwrap()).unwrap());
+        assert_eq!(lists.effective(&context), Some(&[chosen][..]), "{row}");
+        let (mut ranked, mut pairs) = (Pairs::new(), Pairs::new());
+        ranked.extend(context.iter().map(|token| [*token]));
+        let mut ranks = vec![0; context.len()];
+        lists.ranks(&ranked, &mut ranks).unwrap();
+        assert_eq!(ranks, numbers(&row["ranks"]), "{row}");
+        pairs.clear(1, 0);
+        pairs.extend(tokens.iter().map(|token| [chosen, *token]));
+        let mut many = vec![0; tokens.len()];
+        lists.words(&pairs, &mut many);
+        assert_eq!(many, words, "{row}");
+        for (token, word) in tokens.iter().zip(words) {
+            assert_eq!(lists.word(&context, *token), Some(word), "{row}");
+        }
+        count += 1;
+    }
+    assert_eq!(count, 128);
+}
+
+#[test]
 fn sub_keys_are_the_seeds_of_the_keystream() {
     for row in rows("words").filter(|row| row["width"] == 1) {
         let mut stream = ChaCha8Rng::from_seed(bytes(&row["sub_key"]));
@@ -144,7 +178,8 @@ fn refusals() {
 
 #[test]
 fn profile_ids() {
-    let rows = include_str!("../../fixtures/profile/v1.jsonl").lines();
+    let left = include_str!("../../fixtures/profile/v1.jsonl").lines();
+    let rows = left.chain(include_str!("../../fixtures/profile/v1_min.jsonl").lines());
     let mut count = 0;
     for row in rows.map(|line| serde_json::from_str::<Value>(line).unwrap()) {
         let fields = &row["profile"];
@@ -157,11 +192,11 @@ fn profile_ids() {
             width,
             number("entropy_threshold"),
         );
-        let profile =
-            recipe.unwrap().bind(digest("tokenizer_sha256").unwrap(), digest("model_sha256")).unwrap();
+        let recipe = recipe.unwrap().seeded(Seeding::named(fields["seeding"].as_str().unwrap()).unwrap());
+        let profile = recipe.bind(digest("tokenizer_sha256").unwrap(), digest("model_sha256")).unwrap();
         assert_eq!(profile.canonical_json(), row["canonical"]);
         assert_eq!(profile.id().as_str(), row["id"]);
         count += 1;
     }
-    assert_eq!(count, 7);
+    assert_eq!(count, 10);
 }

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use dandyroll_scheme::{BindError, OutOfRange, ParseDigestError, Profile, ProfileId, Recipe, Sha256Digest};
+use dandyroll_scheme::{
+    BindError, OutOfRange, ParseDigestError, Profile, ProfileId, Recipe, Seeding, Sha256Digest,
+};
 use serde::Deserialize;
 
 use crate::keys::Alias;
@@ -68,14 +70,18 @@ pub fn parse(text: &str) -> Result<Profile, ProfileError> {
         ("algorithm", &wire.algorithm, "green-list"),
         ("bias_site", &wire.bias_site, "raw-logits"),
         ("function_version", &version, "1"),
-        ("seeding", &wire.seeding, "left"),
     ] {
         if found != known {
             let found = found.chars().take(64).collect();
             return Err(ProfileError::Unsupported { field, found, known });
         }
     }
-    let recipe = Recipe::new(wire.gamma, wire.delta, wire.context_width, wire.entropy_threshold)?;
+    let seeding = Seeding::named(&wire.seeding).ok_or_else(|| {
+        let found = wire.seeding.chars().take(64).collect();
+        ProfileError::Unsupported { field: "seeding", found, known: "left or min" }
+    })?;
+    let recipe =
+        Recipe::new(wire.gamma, wire.delta, wire.context_width, wire.entropy_threshold)?.seeded(seeding);
     let digest =
         |field, text: &str| text.parse::<Sha256Digest>().map_err(|error| ProfileError::Digest(field, error));
     let tokenizer = digest("tokenizer_sha256", &wire.tokenizer_sha256)?;
@@ -183,10 +189,17 @@ mod tests {
         for name in dandyroll_scheme::BUILT_IN {
             let profile = Recipe::built_in(name).unwrap().bind(tokenizer, Some(model)).unwrap();
             assert_eq!(parse(&profile.canonical_json()).unwrap(), profile);
+            let recipe = profile.recipe().seeded(Seeding::Min);
+            let profile = recipe.bind(tokenizer, Some(model)).unwrap();
+            assert_eq!(parse(&profile.canonical_json()).unwrap(), profile);
         }
         let good = Recipe::code_v1().bind(tokenizer, Some(model)).unwrap().canonical_json();
         let cases = [
             (good.replace("green-list", "red-list"), "algorithm"),
+            (
+                good.replace("\"left\"", "\"max\""),
+                "seeding is \"max\"; this version knows only \"left or min\"",
+            ),
             (good.replace("\"gamma\":0.25", "\"gamma\":2"), "gamma"),
             (good.replace("\"gamma\"", "\"gama\""), "gama"),
             (good.replace("\"entropy_threshold\":0.9", "\"entropy_threshold\":null"), "no entropy_threshold"),

@@ -33,6 +33,11 @@ impl Seeded {
 
 /// The lists of context width `h` under a master made from `seed`.
 pub(crate) fn lists(seed: u64, h: u8) -> ListKey {
+    seeded_lists(seed, h, Seeding::Left)
+}
+
+/// The same with a seeding.
+pub(crate) fn seeded_lists(seed: u64, h: u8, seeding: Seeding) -> ListKey {
     let mut seeded = Seeded(seed ^ 0xDA4D_1401);
     let mut master = [0; 32];
     master.chunks_mut(8).for_each(|chunk| chunk.copy_from_slice(&seeded.next().to_le_bytes()));
@@ -40,6 +45,6 @@ pub(crate) fn lists(seed: u64, h: u8) -> ListKey {
         function: FunctionVersion::V1,
         tokenizer: Sha256Digest([7; 32]),
         width: ContextWidth::new(h).unwrap(),
-        seeding: Seeding::Left,
+        seeding,
     })
 }
