@@ -10,7 +10,8 @@ use std::time::Duration;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use dandyroll_detector::{Detector, Hypothesis, Mode, Policy, Text, Windows};
 use dandyroll_scheme::{
-    ContextWidth, FunctionVersion, Gamma, ListFamily, ListKey, MasterKey, Seeding, Sha256Digest, TokenId,
+    ContextWidth, FunctionVersion, Gamma, Instructions, ListFamily, ListKey, MasterKey, Pairs, Seeding,
+    Sha256Digest, TokenId,
 };
 use dandyroll_vocab::Vocabulary;
 
@@ -44,13 +45,17 @@ fn document(bytes: usize) -> String {
 }
 
 fn lists(seed: u16, width: u8) -> ListKey {
+    seeded_lists(seed, width, Seeding::Left)
+}
+
+fn seeded_lists(seed: u16, width: u8, seeding: Seeding) -> ListKey {
     let mut master = [9; 32];
     master[..2].copy_from_slice(&seed.to_le_bytes());
     MasterKey::take(&mut master).lists(&ListFamily {
         function: FunctionVersion::V1,
         tokenizer: Sha256Digest([7; 32]),
         width: ContextWidth::new(width).unwrap(),
-        seeding: Seeding::Left,
+        seeding,
     })
 }
 
@@ -74,6 +79,19 @@ fn detection(criterion: &mut Criterion) {
         group.throughput(count(windows.distinct()));
         group.bench_function(format!("h = {width}"), |b| {
             b.iter(|| windows.words(&lists, black_box(&mut words)).unwrap());
+        });
+    }
+    group.finish();
+
+    let mut group = criterion.benchmark_group("words of one key, h = 2, by instructions");
+    for instructions in Instructions::all() {
+        let (lists, mut pairs) = (lists(1, 2), Pairs::new());
+        pairs.clear(2, 0);
+        pairs.extend(ids[..10_002].as_chunks::<3>().0.iter().copied());
+        let mut words = vec![0; pairs.len()];
+        group.throughput(count(pairs.len()));
+        group.bench_function(instructions.name(), |b| {
+            b.iter(|| lists.words_with(instructions, &pairs, black_box(&mut words)));
         });
     }
     group.finish();
@@ -110,6 +128,16 @@ fn detection(criterion: &mut Criterion) {
             b.iter(|| detector.detect(black_box(&text), &hypotheses, &Policy::STANDARD).unwrap());
         });
     }
+    group.finish();
+
+    let mut group = criterion.benchmark_group("ids in, 1000 keys, seeding min, h = 4");
+    let keys: Vec<ListKey> = (0..1000).map(|seed| seeded_lists(seed, 4, Seeding::Min)).collect();
+    let hypotheses: Vec<_> = keys.iter().map(free).collect();
+    group.throughput(count(1000 * keys.len()));
+    group.bench_function("1000 tokens", |b| {
+        let text = Text::new(&ids[..1000]);
+        b.iter(|| detector.detect(black_box(&text), &hypotheses, &Policy::STANDARD).unwrap());
+    });
     group.finish();
 
     let mut group = criterion.benchmark_group("a document of 1 MiB, one key, h = 2");

@@ -44,7 +44,7 @@ fn a_warm_detector_allocates_nothing() {
     assert!(counted.count_total > 0);
 }
 
-/// 300 000 tokens, all windows distinct (about 1 MB of text), and half a million of one token: bytes at most at a
+/// 300 000 tokens, all windows distinct (a MB of text), and half a million of one token: bytes at most at a
 /// time. The documentation of `Windows` says 4 a token and 4 (h + 2) + 16 to 64 a window; words add 4.
 #[test]
 fn a_large_document_takes_memory_in_proportion() {
