@@ -191,9 +191,48 @@ def evidence(arguments: list[str]) -> None:
     library = str(setup())
     python = venv("evidence-venv", ROOT / "evidence" / "requirements.txt")
     measure = ["cargo", "run", "--quiet", "--release", "--locked", "-p", "dandyroll-evidence", "--"]
-    for experiment in arguments or ["null", "spans", "sweet"]:
-        run(*measure, experiment, ORT_DYLIB_PATH=library)
+    run(sys.executable, ROOT / "evidence" / "human.py")
+    # The second power run makes the marked texts of width 1 that `background` reads; its figures are not shown.
+    of_width_1 = ["--context-width", "1", "--texts", "72", "--long", "0", "--pairs", "2000", "--texts-out", "target/evidence/power-1.jsonl"]
+    # Corpora of your own, if you put any there: JSON lines with a field `text`.
+    further = "target/evidence/further"
+    more_corpora = ["--corpora", further] if (ROOT / further).is_dir() else []
+    steps = {
+        "null": [["--corpora", "target/evidence/human", *more_corpora]],
+        "power": [[], [*of_width_1, "--out", "target/evidence/power-1.json"]],
+    }
+    prepare = {
+        "modes": [[python, ROOT / "evidence" / "surrogates.py"]],
+        "robust": [
+            [*measure, "pool", "--only", "prose"],
+            [*measure, "pool", "--only", "modules"],
+            [python, ROOT / "evidence" / "edits.py"],
+        ],
+    }
+    everything = ["null", "power", "background", "spans", "sweet", "threshold", "modes", "robust", "retoken"]
+    for experiment in arguments or everything:
+        for step in prepare.get(experiment, []):
+            run(*step, ORT_DYLIB_PATH=library)
+        if experiment == "threshold":
+            threshold(library)
+            continue
+        for more in steps.get(experiment, [[]]):
+            run(*measure, experiment, *more, ORT_DYLIB_PATH=library)
     run(python, ROOT / "evidence" / "report.py")
+
+
+def threshold(library: str) -> None:
+    """What `dandyroll profiles propose-threshold` says of the held-out code: table and picture."""
+    folder = ROOT / "docs" / "evidence"
+    propose = ["profiles", "propose-threshold", ROOT / "fixtures" / "corpora" / "python_heldout.jsonl"]
+    words = ["--profile", "code-v1", "--model", "fixtures/model", "--tokens", "100000", "--threads", "1"]
+    build = ["cargo", "run", "--quiet", "--release", "--locked", "-p", "dandyroll-cli", "--"]
+    with (folder / "threshold.json").open("wb") as out:
+        command = [*build, *propose, *words, "--svg", folder / "threshold.svg", "--json"]
+        print("$", " ".join(map(str, command)), file=sys.stderr, flush=True)
+        code = subprocess.run(command, cwd=ROOT, env=os.environ | {"ORT_DYLIB_PATH": library}, stdout=out).returncode
+    if code:
+        raise Failed(f"exit code {code}: dandyroll profiles propose-threshold")
 
 
 def clients(arguments: list[str]) -> None:

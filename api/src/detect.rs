@@ -352,6 +352,8 @@ pub enum Colour {
     LowEntropy,
     /// The mode needs its entropy, and there is none.
     UnknownEntropy,
+    /// Its window is on the profile's background list.
+    Background,
 }
 
 /// What was found in one text of a batch, or why it could not be judged: one of `result` and `error`.

@@ -32,6 +32,11 @@ pub(crate) enum Command {
     /// Show profiles: what generation and detection must agree on.
     #[command(subcommand)]
     Profiles(ProfilesCommand),
+    /// Measure how often keys take human text for marked: a report to keep with each key.
+    Calibrate(CalibrateArgs),
+    /// Lists of windows too common in human text to be scored, for profiles to name.
+    #[command(subcommand)]
+    Background(BackgroundCommand),
     /// Look into the keyed function, to check another implementation against this one.
     #[command(subcommand)]
     Scheme(SchemeCommand),
@@ -146,6 +151,7 @@ pub(crate) enum ModeArg {
 
 #[derive(Debug, Args)]
 #[command(group(clap::ArgGroup::new("vocabulary").required(true).multiple(true)))]
+#[command(group(clap::ArgGroup::new("reader").multiple(true)))]
 pub(crate) struct DetectArgs {
     /// Texts to look at; - or none for standard input.
     #[arg(value_name = "FILE")]
@@ -157,20 +163,26 @@ pub(crate) struct DetectArgs {
     #[arg(long, value_name = "FILE", required = true)]
     pub(crate) key_file: Vec<PathBuf>,
     /// The model that wrote the text: gives the tokenizer, and the entropies for the entropy modes.
-    #[arg(long, value_name = "DIR", group = "vocabulary")]
+    #[arg(long, value_name = "DIR", groups = ["vocabulary", "reader"])]
     pub(crate) model: Option<PathBuf>,
     /// The tokenizer alone, for detection without a model.
     #[arg(long, value_name = "FILE", group = "vocabulary", conflicts_with = "model")]
     pub(crate) tokenizer: Option<PathBuf>,
+    /// Another model to read entropies with, of the same tokenizer: a quantised or smaller one. Results name it.
+    #[arg(long, value_name = "DIR", group = "reader")]
+    pub(crate) entropy_model: Option<PathBuf>,
     /// A file with the prompt, for entropies nearer to those at generation.
-    #[arg(long, value_name = "FILE", requires = "model")]
+    #[arg(long, value_name = "FILE", requires = "reader")]
     pub(crate) prompt_file: Option<PathBuf>,
     /// The prompt as a JSON array of token ids.
-    #[arg(long, value_name = "JSON", requires = "model", conflicts_with = "prompt_file")]
+    #[arg(long, value_name = "JSON", requires = "reader", conflicts_with = "prompt_file")]
     pub(crate) prompt_ids: Option<String>,
     /// How to count; may be given several times, the verdicts are corrected for the number.
     #[arg(long, value_name = "MODE", default_value = "auto")]
     pub(crate) mode: Vec<ModeArg>,
+    /// The background list that the profile names, if it names one.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) background: Option<PathBuf>,
     /// Detected at an adjusted p at or below this.
     #[arg(long, allow_negative_numbers = true, default_value_t = 1e-5, value_name = "P")]
     pub(crate) alpha: f64,
@@ -195,6 +207,81 @@ pub(crate) struct DetectArgs {
     /// Threads that the model may use; default: all cores.
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<NonZeroUsize>,
+}
+
+#[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("calibration_vocabulary").required(true).multiple(true)))]
+pub(crate) struct CalibrateArgs {
+    /// Human texts of the kind that will be judged: .jsonl files with a field `text` a line, any other file as one.
+    #[arg(value_name = "FILE", required = true)]
+    pub(crate) corpora: Vec<PathBuf>,
+    /// A key; may be given several times.
+    #[arg(long, value_name = "FILE", required = true)]
+    pub(crate) key_file: Vec<PathBuf>,
+    /// A built-in profile (prose-v1, code-v1) or a profile's JSON file.
+    #[arg(long, value_name = "P")]
+    pub(crate) profile: String,
+    /// The model: gives the tokenizer, and the entropies for the entropy modes.
+    #[arg(long, value_name = "DIR", group = "calibration_vocabulary")]
+    pub(crate) model: Option<PathBuf>,
+    /// The tokenizer alone.
+    #[arg(long, value_name = "FILE", group = "calibration_vocabulary", conflicts_with = "model")]
+    pub(crate) tokenizer: Option<PathBuf>,
+    /// The background list that the profile names, if it names one.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) background: Option<PathBuf>,
+    /// How to count; may be given several times.
+    #[arg(long, value_name = "MODE", default_value = "auto")]
+    pub(crate) mode: Vec<ModeArg>,
+    /// Print the report of each key and mode as a line of JSON, as a key version keeps it.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Draw the rates and their intervals.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) svg: Option<PathBuf>,
+    /// Threads that the model may use; default: all cores.
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<NonZeroUsize>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BackgroundCommand {
+    /// Make a list from human texts: windows that occur in many of them.
+    Build(BackgroundBuildArgs),
+    /// Print the windows of a list, one JSON object a line.
+    Show(BackgroundShowArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BackgroundBuildArgs {
+    /// Human texts: .jsonl files with a field `text` a line, any other file as one text.
+    #[arg(value_name = "FILE", required = true)]
+    pub(crate) corpora: Vec<PathBuf>,
+    /// The tokenizer that the list is for.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tokenizer: PathBuf,
+    /// The context width of the profiles that the list is for: windows have one token more.
+    #[arg(long, value_name = "H")]
+    pub(crate) context_width: u8,
+    /// A window is common if it occurs in so many texts.
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub(crate) min_documents: u32,
+    /// Of the common windows, take those that occur in the most texts, so many at most;
+    /// docs/evidence.md shows what other sizes give and cost.
+    #[arg(long, value_name = "N", default_value_t = 16_384)]
+    pub(crate) most: usize,
+    /// The list.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BackgroundShowArgs {
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// The list's tokenizer, to print the windows as text, too.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tokenizer: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -222,7 +309,55 @@ pub(crate) enum ProfilesCommand {
         /// The tokenizer that it is bound to, for profiles without an entropy threshold.
         #[arg(long, value_name = "FILE", conflicts_with = "model")]
         tokenizer: Option<PathBuf>,
+        /// A list of windows that are not to be scored, to be named by the profile.
+        #[arg(long, value_name = "FILE")]
+        background: Option<PathBuf>,
     },
+    /// Propose an entropy threshold from how a model predicts human texts; keys and green counts take no part.
+    ProposeThreshold(ThresholdArgs),
+}
+
+/// Which threshold is proposed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RuleArg {
+    /// the one with the greatest expected z: there a position adds evidence if its lift is above half the mean
+    Power,
+    /// the largest whose expected z is no less than without a threshold: least damage at no cost in power
+    Free,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ThresholdArgs {
+    /// Human texts of the kind that will be marked: .jsonl files with a field `text`, or plain text.
+    #[arg(value_name = "FILE", required = true)]
+    pub(crate) corpus: Vec<PathBuf>,
+    /// The model that will write.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: PathBuf,
+    /// The profile whose gamma, delta and context width are kept and whose threshold is replaced.
+    #[arg(long, value_name = "P", default_value = "code-v1")]
+    pub(crate) profile: String,
+    /// Read so many tokens at most.
+    #[arg(long, value_name = "N", default_value_t = 50_000)]
+    pub(crate) tokens: usize,
+    /// What the threshold is chosen for.
+    #[arg(long, value_name = "RULE", default_value = "power")]
+    pub(crate) rule: RuleArg,
+    /// Instead of a rule: the smallest threshold that keeps at most this share of positions.
+    #[arg(long, value_name = "SHARE", conflicts_with = "rule")]
+    pub(crate) keep: Option<f64>,
+    /// Write the profile with the proposed threshold.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
+    /// Write the picture.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) svg: Option<PathBuf>,
+    /// Print JSON, with every threshold that was looked at.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Threads that the model may use; default: all cores.
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<NonZeroUsize>,
 }
 
 #[derive(Debug, Subcommand)]

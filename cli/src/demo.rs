@@ -91,7 +91,7 @@ impl Stage {
             false => None,
         };
         let text = Text { ids: &ids, prompt: 0, entropies: entropies.as_deref() };
-        let hypothesis = Hypothesis { lists, gamma: self.profile.gamma(), mode: self.mode };
+        let hypothesis = Hypothesis { lists, gamma: self.profile.gamma(), mode: self.mode, background: None };
         let report = Detector::new().detect(&text, &[hypothesis], &Policy::STANDARD)?;
         report.findings.first().copied().ok_or_else(|| Failure::Usage("nothing was judged".into()))
     }
@@ -171,7 +171,7 @@ pub(crate) fn run(args: &DemoArgs, library: Option<&Path>, out: &mut dyn Write) 
             sample = format!("{}{}", prompt.text, marked.text);
         }
         if args.html.is_some() {
-            let hypothesis = Hypothesis { lists: &lists, gamma: profile.gamma(), mode };
+            let hypothesis = Hypothesis { lists: &lists, gamma: profile.gamma(), mode, background: None };
             let entropies = |stage: &mut Stage, prompt: &[TokenId], ids: &[TokenId]| {
                 mode.needs_entropies().then(|| stage.model.entropies(prompt, ids)).transpose()
             };

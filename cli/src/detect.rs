@@ -6,10 +6,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use dandyroll_detector::{
-    Colour as Found, Correction, Detector, Evidence, Finding, Hypothesis, Mode, Policy, Report, Span, Text,
-    Verdict,
+    Background, Colour as Found, Correction, Detector, Evidence, Finding, Hypothesis, Mode, Policy, Report,
+    Span, Text, Verdict,
 };
-use dandyroll_scheme::{Gamma, KeyId, ListFamily, ListKey, Nats, TokenId};
+use dandyroll_scheme::{Gamma, KeyId, ListFamily, ListKey, Nats, Sha256Digest, TokenId};
 use dandyroll_vocab::{Encoding, Normalised, Place, Vocabulary, normalise};
 use serde::Serialize;
 
@@ -19,7 +19,7 @@ use crate::failure::{Failure, Outcome};
 use crate::input::{Source, one_stdin};
 use crate::profile::Named;
 use crate::terminal::{colours_wanted, say};
-use crate::{keyfile, model};
+use crate::{background, keyfile, model};
 
 /// A key that is looked for.
 struct Key {
@@ -27,15 +27,40 @@ struct Key {
     lists: ListKey,
 }
 
+/// The model whose entropies are read.
+#[derive(Serialize)]
+struct Reader {
+    /// `None` where the profile names no model and none had to be hashed.
+    #[serde(serialize_with = "digest")]
+    model_sha256: Option<Sha256Digest>,
+    /// Another model than the profile names: a choice of whoever detects, that costs power and no validity.
+    surrogate: bool,
+}
+
+fn digest<S: serde::Serializer>(digest: &Option<Sha256Digest>, out: S) -> Result<S::Ok, S::Error> {
+    digest.map(|digest| digest.to_string()).serialize(out)
+}
+
+impl Reader {
+    /// For the terminal and the page.
+    fn words(&self) -> String {
+        let model = self.model_sha256.map_or_else(|| "the model given".into(), |digest| digest.to_string());
+        if self.surrogate { format!("read with a surrogate, {model}") } else { format!("read with {model}") }
+    }
+}
+
 /// What will be done to every input.
 struct Plan {
     vocabulary: Arc<Vocabulary>,
     scorer: Option<model::Scorer>,
+    /// Whose entropies are read; `None` if no mode reads any.
+    reader: Option<Reader>,
     prompt: Vec<TokenId>,
     profile: String,
     gamma: Gamma,
     keys: Vec<Key>,
     modes: Vec<Mode>,
+    background: Option<Background>,
     policy: Policy,
     spans: bool,
 }
@@ -43,33 +68,54 @@ struct Plan {
 impl Plan {
     fn new(args: &DetectArgs, library: Option<&Path>) -> Result<Self, Failure> {
         let named = Named::find(&args.profile)?;
-        let modes = modes(args, &named)?;
+        let reads = args.model.is_some() || args.entropy_model.is_some();
+        let modes = modes(&args.mode, &named, &args.profile, reads)?;
         let policy = policy(args)?;
+        let background = background::of_named(&named, args.background.as_deref())?;
         let sources: Vec<Source> =
             args.files.iter().chain(&args.prompt_file).map(|path| Source::of(path)).collect();
         one_stdin(sources.iter())?;
         let masters = args.key_file.iter().map(|path| keyfile::read(path)).collect::<Result<Vec<_>, _>>()?;
-        let (vocabulary, scorer, prompt, family, profile) = match (&args.model, &args.tokenizer) {
+        let needed = modes.iter().any(|mode| mode.needs_entropies());
+        if args.entropy_model.is_some() && !needed {
+            return Err(Failure::Usage("--entropy-model: none of the modes reads entropies".into()));
+        }
+        let (vocabulary, mut scorer, family, profile, own) = match (&args.model, &args.tokenizer) {
             (Some(path), _) => {
                 let directory = model::Directory::open(path)?;
                 let profile = directory.bind(&named)?;
                 let vocabulary = Arc::clone(&directory.vocabulary);
-                let prompt = match (&args.prompt_file, &args.prompt_ids) {
-                    (Some(path), _) => vocabulary.encode_prompt(&Source::of(path).read()?)?,
-                    (None, Some(json)) => vocabulary.ids_from_json(json)?,
-                    (None, None) => Vec::new(),
-                };
-                let needed = modes.iter().any(|mode| mode.needs_entropies());
-                let model = needed.then(|| directory.load(library, args.threads)).transpose()?;
+                let load = needed && args.entropy_model.is_none();
+                let model = load.then(|| directory.load(library, args.threads)).transpose()?;
                 let scorer = model.map(model::Scorer::new);
-                (vocabulary, scorer, prompt, profile.family(), profile.id().to_string())
+                (vocabulary, scorer, profile.family(), profile.id().to_string(), profile.model())
             }
             (None, Some(path)) => {
                 let vocabulary = Arc::new(Vocabulary::open(path)?);
-                let (family, profile) = without_model(&named, &vocabulary)?;
-                (vocabulary, None, Vec::new(), family, profile)
+                let (family, profile, own) = without_model(&named, &vocabulary)?;
+                (vocabulary, None, family, profile, own)
             }
             (None, None) => return Err(Failure::Usage("give --model DIR or --tokenizer FILE".into())),
+        };
+        let mut reader = scorer.as_ref().map(|_| Reader { model_sha256: own, surrogate: false });
+        if let Some(path) = &args.entropy_model {
+            let directory = model::Directory::open(path)?;
+            let (found, expected) = (directory.vocabulary.digest(), vocabulary.digest());
+            if found != expected {
+                return Err(Failure::Usage(format!(
+                    "--entropy-model {}: its tokenizer is {found}, the text's is {expected}; entropies of other \
+                     tokens say nothing",
+                    path.display()
+                )));
+            }
+            let digest = directory.files.model_sha256()?;
+            reader = Some(Reader { model_sha256: Some(digest), surrogate: own != Some(digest) });
+            scorer = Some(model::Scorer::new(directory.load(library, args.threads)?));
+        }
+        let prompt = match (&args.prompt_file, &args.prompt_ids) {
+            (Some(path), _) => vocabulary.encode_prompt(&Source::of(path).read()?)?,
+            (None, Some(json)) => vocabulary.ids_from_json(json)?,
+            (None, None) => Vec::new(),
         };
         let mut keys: Vec<Key> = Vec::with_capacity(masters.len());
         for (path, master) in args.key_file.iter().zip(masters) {
@@ -82,11 +128,13 @@ impl Plan {
         Ok(Self {
             vocabulary,
             scorer,
+            reader,
             prompt,
             profile,
             gamma: named.gamma(),
             keys,
             modes,
+            background,
             policy,
             spans: args.spans,
         })
@@ -98,7 +146,12 @@ impl Plan {
         self.keys
             .iter()
             .flat_map(of)
-            .map(|(key, mode): (&Key, Mode)| Hypothesis { lists: &key.lists, gamma: self.gamma, mode })
+            .map(|(key, mode): (&Key, Mode)| Hypothesis {
+                lists: &key.lists,
+                gamma: self.gamma,
+                mode,
+                background: self.background.as_ref(),
+            })
             .collect()
     }
 
@@ -259,40 +312,51 @@ fn places(text: &Normalised<'_>, encoding: &Encoding, spans: &[Span]) -> Vec<Pla
     text.places(spans.iter().map(|span| encoding.byte_range_of(span.tokens.clone())))
 }
 
-/// Without a model the lists are known all the same: τ and the model do not enter them.
-fn without_model(named: &Named, vocabulary: &Vocabulary) -> Result<(ListFamily, String), Failure> {
+/// Without a model the lists are known all the same: τ and the model do not enter them. Last, the model that
+/// the profile names, if it names one.
+fn without_model(
+    named: &Named,
+    vocabulary: &Vocabulary,
+) -> Result<(ListFamily, String, Option<Sha256Digest>), Failure> {
     match named {
         Named::BuiltIn(name, recipe) if recipe.threshold.is_some() => {
             let ungated = dandyroll_scheme::Recipe { threshold: None, ..*recipe };
             let family = Named::BuiltIn(name.clone(), ungated).bind(vocabulary.digest(), None)?.family();
-            Ok((family, format!("{name} (its id depends on the model)")))
+            Ok((family, format!("{name} (its id depends on the model)"), None))
         }
         _ => {
             let profile = named.bind(vocabulary.digest(), None)?;
-            Ok((profile.family(), profile.id().to_string()))
+            Ok((profile.family(), profile.id().to_string(), profile.model()))
         }
     }
 }
 
-fn modes(args: &DetectArgs, named: &Named) -> Result<Vec<Mode>, Failure> {
+/// What to count by; the entropy modes need a model, the gate a profile with a threshold. `reads` says whether a
+/// model is there to read the entropies with.
+pub(crate) fn modes(
+    asked: &[ModeArg],
+    named: &Named,
+    profile: &str,
+    reads: bool,
+) -> Result<Vec<Mode>, Failure> {
     let mut modes = Vec::new();
-    for mode in &args.mode {
+    for mode in asked {
         let gate = || {
             named.threshold().map(Mode::Gated).ok_or_else(|| {
-                Failure::Usage(format!(
-                    "--mode entropy-gated: profile {} has no entropy threshold",
-                    args.profile
-                ))
+                Failure::Usage(format!("--mode entropy-gated: profile {profile} has no entropy threshold"))
             })
         };
         let mode = match mode {
-            ModeArg::Auto if named.threshold().is_some() && args.model.is_some() => gate()?,
+            ModeArg::Auto if named.threshold().is_some() && reads => gate()?,
             ModeArg::Auto | ModeArg::ModelFree => Mode::ModelFree,
             ModeArg::EntropyGated => gate()?,
             ModeArg::EntropyWeighted => Mode::Weighted,
         };
-        if mode.needs_entropies() && args.model.is_none() {
-            return Err(Failure::Usage(format!("--mode {} needs the model: --model DIR", mode.name())));
+        if mode.needs_entropies() && !reads {
+            return Err(Failure::Usage(format!(
+                "--mode {} needs the model: --model DIR, or --entropy-model DIR",
+                mode.name()
+            )));
         }
         if !modes.contains(&mode) {
             modes.push(mode);
@@ -318,6 +382,8 @@ struct Wire<'a> {
     alpha: f64,
     tokens: usize,
     normalised: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    entropies: Option<&'a Reader>,
     findings: Vec<WireFinding<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     windows: Option<u64>,
@@ -560,6 +626,7 @@ fn one(
             alpha: args.alpha,
             tokens: judged.report.tokens,
             normalised: normalised.map(ToString::to_string),
+            entropies: plan.reader.as_ref(),
             findings: findings.iter().map(|(finding, key)| WireFinding::new(finding, &key.id)).collect(),
             windows: judged.passages.as_ref().map(|passages| passages.windows),
             spans,
@@ -578,6 +645,9 @@ fn one(
         }
         writeln!(out, "  {:<10} {}", "tokens", judged.report.tokens)?;
         writeln!(out, "  {:<10} {}", "profile", plan.profile)?;
+        if let Some(reader) = &plan.reader {
+            writeln!(out, "  {:<10} {}", "entropies", reader.words())?;
+        }
         if let Some(removed) = normalised {
             writeln!(out, "  {:<10} {removed}", "normalised")?;
         }
@@ -594,6 +664,7 @@ fn one(
         }
         rows.extend(span_rows);
         rows.push(("profile".into(), plan.profile.clone()));
+        rows.extend(plan.reader.as_ref().map(|reader| ("entropies".into(), reader.words())));
         sections.push(Section { heading: name, facts: rows, pieces });
     }
     Ok(())

@@ -12,6 +12,8 @@ use dandyroll_server::first::FirstError;
 use dandyroll_server::http::StartError;
 use dandyroll_vocab::VocabError;
 
+use crate::background::ListError;
+use crate::corpus::CorpusError;
 use crate::input::InputError;
 use crate::keyfile::KeyFileError;
 use crate::profile::ProfileError;
@@ -33,6 +35,10 @@ pub(crate) enum Failure {
     KeyFile(#[from] KeyFileError),
     #[error(transparent)]
     Profile(#[from] ProfileError),
+    #[error(transparent)]
+    Background(#[from] ListError),
+    #[error(transparent)]
+    Corpus(Box<CorpusError>),
     #[error(transparent)]
     Input(#[from] InputError),
     #[error(transparent)]
@@ -70,6 +76,12 @@ pub(crate) enum Failure {
     Output(#[from] io::Error),
     #[error("cannot write {path}: {source}")]
     File { path: std::path::PathBuf, source: io::Error },
+}
+
+impl From<CorpusError> for Failure {
+    fn from(error: CorpusError) -> Self {
+        Self::Corpus(Box::new(error))
+    }
 }
 
 /// 0: done. 1: some inputs could not be judged, the others were. 2: nothing could be done as asked.

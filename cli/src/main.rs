@@ -1,7 +1,10 @@
 //! The binary `dandyroll`: what was typed → what will be done → a library call → a report → an exit code.
 
 mod args;
+mod background;
+mod calibrate;
 mod coloured;
+mod corpus;
 mod demo;
 mod desk;
 mod detect;
@@ -13,6 +16,7 @@ mod model;
 mod profile;
 mod serve;
 mod terminal;
+mod threshold;
 mod words;
 
 use std::io::Write;
@@ -39,8 +43,19 @@ fn run(arguments: Arguments) -> Result<Outcome, Failure> {
         Command::Model(ModelCommand::Inspect { directory, json }) => {
             model::inspect(&directory, json, library, &mut out)
         }
-        Command::Profiles(ProfilesCommand::Show { profile, model, tokenizer }) => {
-            words::show_profile(&profile, model.as_deref(), tokenizer.as_deref(), &mut out)
+        Command::Profiles(ProfilesCommand::Show { profile, model, tokenizer, background }) => {
+            words::show_profile(
+                &profile,
+                model.as_deref(),
+                tokenizer.as_deref(),
+                background.as_deref(),
+                &mut out,
+            )
+        }
+        Command::Calibrate(args) => calibrate::run(&args, library, &mut out),
+        Command::Background(command) => background::run(&command, &mut out),
+        Command::Profiles(ProfilesCommand::ProposeThreshold(args)) => {
+            threshold::run(&args, library, &mut out)
         }
         Command::Scheme(SchemeCommand::Words(args)) => words::run(&args, &mut out),
         Command::Keys { store, command } => desk::keys(&store, command, &mut out),

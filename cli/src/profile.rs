@@ -68,6 +68,14 @@ impl Named {
         }
     }
 
+    /// The parameters, whatever they are bound to.
+    pub(crate) fn recipe(&self) -> Recipe {
+        match self {
+            Self::BuiltIn(_, recipe) => *recipe,
+            Self::Bound(profile) => *profile.recipe(),
+        }
+    }
+
     /// Binds a recipe to what is in use, or checks that a profile is for it. Without a model at hand a
     /// profile's own model is taken on trust: it decides no list, only which positions were biased.
     pub(crate) fn bind(
@@ -180,10 +188,12 @@ mod tests {
             width in 0_u8..=8,
             min in any::<bool>(),
             tau in proptest::option::of(1e-6..100.0),
+            background in proptest::option::of(Just(MODEL)),
         ) {
             let seeding = if min && width > 0 { Seeding::Min } else { Seeding::Left };
             let recipe = Recipe::new(gamma, delta, width, tau).unwrap().seeded(seeding);
             let profile = recipe.bind(TOKENIZER, Some(MODEL)).unwrap();
+            let profile = profile.with_background(background);
             let read = parse(Path::new("p"), profile.canonical_json().as_bytes()).unwrap();
             prop_assert_eq!(read.id(), profile.id());
         }

@@ -11,7 +11,7 @@ use crate::args::WordsArgs;
 use crate::failure::{Failure, Outcome};
 use crate::profile::Named;
 use crate::terminal::say;
-use crate::{keyfile, model};
+use crate::{background, keyfile, model};
 
 #[derive(Serialize)]
 struct Row {
@@ -25,6 +25,7 @@ pub(crate) fn show_profile(
     name: &str,
     model: Option<&Path>,
     tokenizer: Option<&Path>,
+    background: Option<&Path>,
     out: &mut dyn Write,
 ) -> Result<Outcome, Failure> {
     let named = Named::find(name)?;
@@ -37,6 +38,10 @@ pub(crate) fn show_profile(
                 "profile {name} is bound by --model DIR or --tokenizer FILE"
             )));
         }
+    };
+    let profile = match background {
+        Some(path) => background::bind(profile, path)?,
+        None => profile,
     };
     writeln!(out, "{}", profile.canonical_json())?;
     // The id on standard error, so that standard output is the profile file itself.

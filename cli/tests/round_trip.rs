@@ -134,6 +134,97 @@ fn code_profile_in_all_three_modes() {
     assert_eq!(all["verdict"], "detected", "{all}");
 }
 
+/// A copy of the fixture model whose graph has one more line of description: the same numbers, another digest.
+fn surrogate(bench: &Bench) -> String {
+    let folder = bench.path("surrogate");
+    std::fs::create_dir(&folder).unwrap();
+    for name in
+        ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "model.onnx"]
+    {
+        std::fs::copy(fixture("model").join(name), format!("{folder}/{name}")).unwrap();
+    }
+    // Field 6 of onnx.proto3's ModelProto, doc_string.
+    let mut graph = std::fs::read(format!("{folder}/model.onnx")).unwrap();
+    graph.extend([0x32, 4, b'c', b'o', b'p', b'y']);
+    std::fs::write(format!("{folder}/model.onnx"), graph).unwrap();
+    folder
+}
+
+#[test]
+fn entropies_of_another_model_are_a_stated_choice() {
+    let bench = Bench::new();
+    let key = bench.key("a.key");
+    let marked = generate(&bench, &["--profile", "code-v1", "--key-file", &key]);
+    let text = marked["text"].as_str().unwrap();
+    let other = surrogate(&bench);
+    let base = ["--profile", "code-v1", "--key-file", key.as_str()];
+    let own = detect(&bench, text, &base);
+    assert_eq!(own["entropies"]["surrogate"], false, "{own}");
+    let found = detect(&bench, text, &[&base[..], &["--entropy-model", other.as_str()]].concat());
+    assert_eq!(found["entropies"]["surrogate"], true, "{found}");
+    assert_ne!(found["entropies"]["model_sha256"], own["entropies"]["model_sha256"]);
+    // The same entropies: the same evidence, and the profile still names the model that wrote.
+    assert_eq!((&found["findings"], &found["profile"]), (&own["findings"], &own["profile"]));
+    assert_eq!(found["verdict"], "detected");
+    // The model itself is no surrogate, however it is given.
+    let itself = detect(&bench, text, &[&base[..], &["--entropy-model", model().as_str()]].concat());
+    assert_eq!(itself["entropies"], own["entropies"]);
+
+    // Without the model that wrote: its tokenizer, and the surrogate's entropies.
+    let tokenizer = fixture("model/tokenizer.json").to_str().unwrap().to_owned();
+    let run = |more: &[&str]| {
+        bench.run(&[&["detect", "--tokenizer", &tokenizer][..], &base, more].concat(), text.as_bytes())
+    };
+    let ran = run(&["--json", "--entropy-model", &other]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert_eq!(ran.json()["findings"], own["findings"]);
+    let shown = run(&["--entropy-model", &other]);
+    assert!(shown.out.contains("entropies  read with a surrogate, "), "{}", shown.out);
+    let strange = fixture("layouts/gpt2").to_str().unwrap().to_owned();
+    for (more, expected) in [
+        (vec!["--entropy-model", strange.as_str()], "entropies of other tokens say nothing"),
+        (
+            vec!["--entropy-model", other.as_str(), "--mode", "model-free"],
+            "none of the modes reads entropies",
+        ),
+    ] {
+        let ran = run(&more);
+        assert!(ran.code == 2 && ran.err.contains(expected), "{more:?}: {}", ran.err);
+    }
+}
+
+#[test]
+fn a_threshold_is_proposed_from_human_text_and_can_be_used() {
+    let bench = Bench::new();
+    let key = bench.key("a.key");
+    let corpus = fixture("corpora/python_heldout.jsonl").to_str().unwrap().to_owned();
+    let (profile, picture, model) = (bench.path("p.json"), bench.path("p.svg"), model());
+    let base = ["profiles", "propose-threshold", &corpus, "--model", &model, "--tokens", "4000"];
+    let ran = bench.run(&[&base[..], &["--out", &profile, "--svg", &picture, "--json"]].concat(), b"");
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    let proposed = ran.json();
+    let tau = proposed["tau"].as_f64().unwrap();
+    let rows = proposed["rows"].as_array().unwrap();
+    let of = |row: &Value, name: &str| row[name].as_f64().unwrap();
+    // The rule: no other threshold is expected to give more evidence. What is kept, and damage, fall with τ.
+    let best = rows.iter().find(|row| (of(row, "tau") - tau).abs() < 1e-9).unwrap();
+    assert!(rows.iter().all(|row| of(row, "z_on_1000") <= of(best, "z_on_1000")), "{proposed}");
+    for name in ["kept", "damage_nats_per_100"] {
+        assert!(rows.windows(2).all(|pair| of(&pair[0], name) >= of(&pair[1], name)), "{name}");
+    }
+    assert!(std::fs::read_to_string(&picture).unwrap().contains("</svg>"));
+    // The profile is one that generation takes, and holds that threshold.
+    let read: Value = serde_json::from_str(&std::fs::read_to_string(&profile).unwrap()).unwrap();
+    assert_eq!((read["entropy_threshold"].as_f64(), read["delta"].as_f64()), (Some(tau), Some(3.0)));
+    let marked = generate(&bench, &["--profile", &profile, "--key-file", &key]);
+    assert_eq!(marked["watermark"]["profile"], proposed["profile_id"]);
+    // Another share of positions, and a share that is none.
+    let keep = |share| bench.run(&[&base[..], &["--keep", share]].concat(), b"");
+    let shown = keep("0.3");
+    assert!(shown.code == 0 && shown.out.contains("at most 30 % of positions kept"), "{}", shown.out);
+    assert!(keep("1.5").err.contains("keep"));
+}
+
 #[test]
 fn the_same_seed_gives_the_same_text_and_ids_prompt_the_same_as_text() {
     let bench = Bench::new();

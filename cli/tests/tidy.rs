@@ -31,6 +31,10 @@ const FROZEN: &[(&str, &str)] = &[
     ("fixtures/prf/v1_min.jsonl", "835648e9d7757e89d9731a3808117c78b630482dc58529c60c669d26038db31b"),
     ("fixtures/profile/v1_min.jsonl", "f352dfd96c261f1a2f22308db478f70f6b48b436f8cf727afdc0f0ace6bb0ded"),
     ("fixtures/profile/v1.jsonl", "21b12e342557bb515842b39c19e848fd43b7469ee1d55e25048ae4996ab15de5"),
+    (
+        "fixtures/profile/v1_background.jsonl",
+        "ae008f5296edf2f638018a60eed00ff364e45ba54200becc156f91e91b3c8bc6",
+    ),
 ];
 
 fn root() -> PathBuf {

@@ -60,7 +60,7 @@ fn seeded_lists(seed: u16, width: u8, seeding: Seeding) -> ListKey {
 }
 
 fn free(lists: &ListKey) -> Hypothesis<'_> {
-    Hypothesis { lists, gamma: Gamma::new(0.25).unwrap(), mode: Mode::ModelFree }
+    Hypothesis { lists, gamma: Gamma::new(0.25).unwrap(), mode: Mode::ModelFree, background: None }
 }
 
 fn count(length: usize) -> Throughput {

@@ -6,8 +6,8 @@ use crate::evidence::{Tails, Words};
 use crate::spans::{Draws, Search};
 use crate::verdict::Judged;
 use crate::{
-    Colour, Evidence, Finding, Log10P, Mode, Policy, Reason, Span, TextTooLong, Verdict, WidthMismatch,
-    Windows,
+    Background, Colour, Evidence, Finding, Log10P, Mode, Policy, Reason, Span, TextTooLong, Verdict,
+    WidthMismatch, Windows,
 };
 
 /// A mark that a text may carry: whose lists, which share of them is green, which positions count.
@@ -19,6 +19,8 @@ pub struct Hypothesis<'a> {
     pub gamma: Gamma,
     /// How positions are scored.
     pub mode: Mode,
+    /// The windows that are not scored: the list that the profile names, if it names one.
+    pub background: Option<&'a Background>,
 }
 
 /// A tokenised text.
@@ -85,6 +87,14 @@ pub enum DetectError {
     /// Windows and lists of different widths met: a bug of this crate.
     #[error(transparent)]
     Width(#[from] WidthMismatch),
+    /// A background list of another context width than the lists'.
+    #[error("the background list has a context width of {background} and the profile's is {lists}")]
+    BackgroundWidth {
+        /// h of the background list.
+        background: u8,
+        /// h of the lists.
+        lists: u8,
+    },
 }
 
 /// What was found in one text, strongest evidence first; one finding for each hypothesis.
@@ -157,6 +167,8 @@ pub struct Detector {
 struct Ready<'a> {
     /// Whose words are there.
     lists: Option<&'a ListKey>,
+    /// What the windows leave out.
+    background: Option<&'a Background>,
     /// Of which width the windows of seeding `left` are, if those are there.
     width: Option<ContextWidth>,
     /// Whether the distinct tokens are there.
@@ -171,7 +183,7 @@ impl Detector {
 
     /// Tests every hypothesis and adjusts each p by their number.
     ///
-    /// Pairs are found once for each context width (under seeding `min` once for each key, because the key
+    /// Pairs are found once for each context width and background list (under seeding `min` once for each key, because the key
     /// chooses the contexts), and the keyed function is asked once for each list: hypotheses that share `lists`,
     /// the same value in memory, differ only in γ and mode.
     pub fn detect(
@@ -242,8 +254,9 @@ impl Detector {
         order.clear();
         order.extend(0..hypotheses.len());
         order.sort_unstable_by_key(|place| {
-            let lists = hypotheses[*place].lists;
-            (lists.seeding().name(), lists.width(), std::ptr::from_ref(lists), *place)
+            let Hypothesis { lists, background, .. } = hypotheses[*place];
+            let background = background.map(std::ptr::from_ref);
+            (lists.seeding().name(), lists.width(), background, std::ptr::from_ref(lists), *place)
         });
         let done = self.weigh_in(&order, &text, hypotheses, &mut search);
         self.order = order;
@@ -264,7 +277,7 @@ impl Detector {
             let hypothesis = &hypotheses[*place];
             ready = self.prepare(text, hypothesis, ready)?;
             let words = Words { windows: &self.windows, words: &self.words, entropies: text.entropies };
-            let Hypothesis { lists, gamma, mode } = *hypothesis;
+            let Hypothesis { lists, gamma, mode, .. } = *hypothesis;
             let counts = words.count(gamma, mode, &mut self.seen);
             self.evidence[*place] = Evidence::with(mode, counts, gamma, &mut self.tails);
             if let Some(search) = search {
@@ -300,25 +313,35 @@ impl Detector {
         hypothesis: &Hypothesis<'a>,
         mut ready: Ready<'a>,
     ) -> Result<Ready<'a>, DetectError> {
-        let lists = hypothesis.lists;
-        if hypothesis.mode.needs_entropies() && text.entropies.is_none() {
-            return Err(DetectError::EntropiesNeeded(hypothesis.mode.name()));
+        let Hypothesis { lists, mode, background, .. } = *hypothesis;
+        if mode.needs_entropies() && text.entropies.is_none() {
+            return Err(DetectError::EntropiesNeeded(mode.name()));
         }
-        if ready.lists.is_some_and(|before| std::ptr::eq(before, lists)) {
+        if let Some(list) = background
+            && list.width() != lists.width()
+        {
+            return Err(DetectError::BackgroundWidth {
+                background: list.width().byte(),
+                lists: lists.width().byte(),
+            });
+        }
+        let address = |background: Option<&Background>| background.map(std::ptr::from_ref);
+        let same_background = address(ready.background) == address(background);
+        if same_background && ready.lists.is_some_and(|before| std::ptr::eq(before, lists)) {
             return Ok(ready);
         }
         if lists.seeding() == Seeding::Min {
             if !ready.tokens {
                 self.windows.read_tokens(text.ids)?;
             }
-            self.windows.choose(text.ids, lists);
+            self.windows.choose(text.ids, lists, background);
             (ready.width, ready.tokens) = (None, true);
-        } else if ready.width != Some(lists.width()) {
-            self.windows.read(text.ids, lists.width())?;
+        } else if !same_background || ready.width != Some(lists.width()) {
+            self.windows.read_but(text.ids, lists.width(), background)?;
             ready.width = Some(lists.width());
         }
         self.windows.words(lists, &mut self.words)?;
-        ready.lists = Some(lists);
+        (ready.lists, ready.background) = (Some(lists), background);
         Ok(ready)
     }
 }

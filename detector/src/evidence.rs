@@ -73,6 +73,8 @@ pub enum Reason {
     LowEntropy,
     /// The mode needs its entropy and there is none.
     UnknownEntropy,
+    /// Its window is on the background list.
+    Background,
 }
 
 /// What a position is under one hypothesis.
@@ -178,15 +180,13 @@ impl Words<'_> {
             self.entropies.and_then(|all| all.get(self.windows.width().len()..)).unwrap_or_default();
         for (i, place) in self.windows.places().iter().enumerate() {
             let place = index(*place);
-            match mode.weigh(entropies.get(i).copied().flatten()) {
-                Err(reason) => visit(Colour::NotScored(reason), 0),
-                Ok(_) if seen[place] => visit(Colour::Repeat, 0),
-                Ok(weight) => {
+            match (mode.weigh(entropies.get(i).copied().flatten()), self.words.get(place)) {
+                (_, None) => visit(Colour::NotScored(Reason::Background), 0),
+                (Err(reason), _) => visit(Colour::NotScored(reason), 0),
+                (Ok(_), _) if seen[place] => visit(Colour::Repeat, 0),
+                (Ok(weight), Some(word)) => {
                     seen[place] = true;
-                    visit(
-                        if gamma.is_green(self.words[place]) { Colour::Green } else { Colour::Red },
-                        weight,
-                    );
+                    visit(if gamma.is_green(*word) { Colour::Green } else { Colour::Red }, weight);
                 }
             }
         }

@@ -8,10 +8,12 @@
 //! | step | where |
 //! | --- | --- |
 //! | ids → distinct pairs, once for each context width | [`Windows`] |
+//! | which windows are too common to be scored | [`Background`] |
 //! | pairs, key, γ, [`Mode`] → [`Counts`] → p, z | [`Evidence`] |
 //! | p of several hypotheses → adjusted p → [`Verdict`] | [`judge`], [`Policy`] |
 //! | which passages carry a mark, corrected for all windows tried | [`Detector::detect_spans`], [`Span`] |
 //! | all of it for one text | [`Detector`] |
+//! | how often one key takes human text for marked | [`Calibration`] |
 //! | how often a measured rate is what it seems | [`clopper_pearson`] |
 //!
 //! The null holds for a key that had no part in making the text and that its author does not know. It is
@@ -20,7 +22,9 @@
 //!
 //! Nothing here knows how text is generated, stored or sent; entropies arrive as data.
 
+mod background;
 mod binomial;
+mod calibrate;
 mod detect;
 mod evidence;
 mod interval;
@@ -30,7 +34,11 @@ mod verdict;
 mod weighted;
 mod windows;
 
+pub use background::{Background, BackgroundError, BackgroundTally, MAX_BACKGROUND_WINDOWS};
 pub use binomial::{MoreThanAll, upper_tail};
+pub use calibrate::{
+    CALIBRATION_BANDS, CALIBRATION_LEVELS, Calibration, CalibrationCounts, CalibrationRate, CalibrationText,
+};
 pub use detect::{DetectError, Detector, Hypothesis, Report, SpanReport, Text};
 pub use evidence::{Colour, Counts, Evidence, Mode, Reason, weight};
 pub use interval::{Interval, IntervalError, clopper_pearson};

@@ -9,6 +9,8 @@ use std::hash::{BuildHasher, RandomState};
 
 use dandyroll_scheme::{ContextWidth, ListKey, Pairs, Seeding, TokenId};
 
+use crate::Background;
+
 /// A text of more tokens than positions can be numbered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a text of {0} tokens is too long: fewer than 2^32 are expected")]
@@ -31,6 +33,9 @@ pub struct WidthMismatch {
     /// How the lists are decided.
     pub lists_seeding: Seeding,
 }
+
+/// No window: the place of one that is not scored.
+pub(crate) const NONE: u32 = u32::MAX;
 
 /// Buffers above this many elements are given back when the next text is read, so that one huge document does
 /// not hold memory for ever.
@@ -95,8 +100,14 @@ impl Distinct {
         }
     }
 
-    /// Numbers the runs of `count` positions; `at` gives the run that stands at each.
-    fn collect<const S: usize>(&mut self, count: usize, at: impl Fn(usize) -> [TokenId; S]) {
+    /// Numbers the runs of `count` positions; `at` gives the run that stands at each. Positions of which `skip`
+    /// is true have no run.
+    fn collect<const S: usize>(
+        &mut self,
+        count: usize,
+        at: impl Fn(usize) -> [TokenId; S],
+        skip: impl Fn(usize) -> bool,
+    ) {
         self.clear(S - 1);
         self.places.reserve(count);
         // As many entries as twice the positions for usual texts; long ones start smaller, because they may
@@ -108,6 +119,10 @@ impl Distinct {
             let sums: [u64; AHEAD] = std::array::from_fn(|i| self.hash(&at((start + i).min(count - 1))));
             let fetched = sums.map(|sum| self.entries[slot(sum, bits)]);
             for (position, (sum, fetched)) in (start..count).zip(sums.into_iter().zip(fetched)) {
+                if skip(position) {
+                    self.places.push(NONE);
+                    continue;
+                }
                 let run = at(position);
                 // An entry once made stays, so a match seen early is a match; nothing else is concluded from it.
                 let place = match self.matching(fetched, tag(sum, bits), &run, &at) {
@@ -289,19 +304,30 @@ impl Windows {
     /// Replaces the text, keeping the buffers: windows for lists of this width and [`Seeding::Left`], whatever
     /// the key. On an error the windows are those of an empty text.
     pub fn read(&mut self, ids: &[TokenId], width: ContextWidth) -> Result<(), TextTooLong> {
+        self.read_but(ids, width, None)
+    }
+
+    /// [`Windows::read`] without the windows of a background list, as if the text did not have them. A list of
+    /// another context width holds none of them.
+    pub fn read_but(
+        &mut self,
+        ids: &[TokenId],
+        width: ContextWidth,
+        background: Option<&Background>,
+    ) -> Result<(), TextTooLong> {
         (self.width, self.seeding) = (width, Seeding::Left);
         self.distinct.clear(width.len());
         fits(ids)?;
         match width.len() {
-            0 => self.runs::<1>(ids),
-            1 => self.runs::<2>(ids),
-            2 => self.runs::<3>(ids),
-            3 => self.runs::<4>(ids),
-            4 => self.runs::<5>(ids),
-            5 => self.runs::<6>(ids),
-            6 => self.runs::<7>(ids),
-            7 => self.runs::<8>(ids),
-            _ => self.runs::<9>(ids),
+            0 => self.runs::<1>(ids, background),
+            1 => self.runs::<2>(ids, background),
+            2 => self.runs::<3>(ids, background),
+            3 => self.runs::<4>(ids, background),
+            4 => self.runs::<5>(ids, background),
+            5 => self.runs::<6>(ids, background),
+            6 => self.runs::<7>(ids, background),
+            7 => self.runs::<8>(ids, background),
+            _ => self.runs::<9>(ids, background),
         }
         Ok(())
     }
@@ -313,7 +339,7 @@ impl Windows {
         match lists.seeding() {
             Seeding::Min => {
                 self.read_tokens(ids)?;
-                self.choose(ids, lists);
+                self.choose(ids, lists, None);
                 Ok(())
             }
             _ => self.read(ids, lists.width()),
@@ -324,16 +350,17 @@ impl Windows {
     pub(crate) fn read_tokens(&mut self, ids: &[TokenId]) -> Result<(), TextTooLong> {
         self.tokens.clear(0);
         fits(ids)?;
-        self.tokens.collect::<1>(ids.len(), |i| [ids[i]]);
+        self.tokens.collect::<1>(ids.len(), |i| [ids[i]], |_| false);
         Ok(())
     }
 
-    /// The windows of `lists` (seeding `min`) in the text whose tokens were read.
-    pub(crate) fn choose(&mut self, ids: &[TokenId], lists: &ListKey) {
+    /// The windows of `lists` (seeding `min`) in the text whose tokens were read, but for positions whose h + 1
+    /// tokens are in a background list.
+    pub(crate) fn choose(&mut self, ids: &[TokenId], lists: &ListKey, background: Option<&Background>) {
         (self.width, self.seeding) = (lists.width(), Seeding::Min);
         let h = lists.width().len();
         if h == 0 {
-            self.runs::<1>(ids);
+            self.runs::<1>(ids, background);
             return;
         }
         self.ranks.clear();
@@ -353,8 +380,9 @@ impl Windows {
             let token = least as u32;
             TokenId(token)
         }));
-        let chosen = &self.chosen;
-        self.distinct.collect::<2>(count, |i| [chosen[i], ids[i + h]]);
+        let (chosen, background) = (&self.chosen, background.filter(|list| list.width() == lists.width()));
+        let common = |i: usize| background.is_some_and(|list| list.contains(&ids[i..=i + h]));
+        self.distinct.collect::<2>(count, |i| [chosen[i], ids[i + h]], common);
     }
 
     /// h.
@@ -372,8 +400,16 @@ impl Windows {
         self.distinct.firsts.len()
     }
 
+    /// The distinct windows of the text that was read with [`Windows::read`], h + 1 ids each, in order of first
+    /// occurrence.
+    pub fn of_text<'a>(&'a self, ids: &'a [TokenId]) -> impl Iterator<Item = &'a [TokenId]> {
+        let stride = self.width.len() + 1;
+        self.distinct.firsts.iter().filter_map(move |first| ids.get(index(*first)..)?.get(..stride))
+    }
+
     /// For each position from the (h + 1)-th on, the number of its window: below [`Windows::distinct`],
-    /// rising by one at each first occurrence. Position i of the text is entry i − h.
+    /// rising by one at each first occurrence, or `u32::MAX` for one of the background. Position i of the text is
+    /// entry i − h.
     pub fn places(&self) -> &[u32] {
         &self.distinct.places
     }
@@ -396,10 +432,14 @@ impl Windows {
     }
 
     /// All runs of `S` neighbours.
-    fn runs<const S: usize>(&mut self, ids: &[TokenId]) {
+    fn runs<const S: usize>(&mut self, ids: &[TokenId], background: Option<&Background>) {
         let count = (ids.len() + 1).saturating_sub(S);
         // Every position below `count` has a whole run.
-        self.distinct.collect(count, |i| ids[i..].first_chunk::<S>().copied().unwrap_or([TokenId(0); S]));
+        let at = |i: usize| ids[i..].first_chunk::<S>().copied().unwrap_or([TokenId(0); S]);
+        match background.filter(|list| list.width().len() + 1 == S) {
+            None => self.distinct.collect(count, at, |_| false),
+            Some(list) => self.distinct.collect(count, at, |i| list.contains(&at(i))),
+        }
     }
 }
 

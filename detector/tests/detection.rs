@@ -8,9 +8,10 @@ use std::collections::HashSet;
 
 use common::{Seeded, lists, seeded_lists};
 use dandyroll_detector::{
-    Colour, DetectError, Detector, Hypothesis, Mode, Policy, Reason, Text, Verdict, upper_tail, weight,
+    Background, Colour, DetectError, Detector, Hypothesis, Mode, Policy, Reason, Text, Verdict, upper_tail,
+    weight,
 };
-use dandyroll_scheme::{Gamma, ListKey, Nats, Seeding, TokenId};
+use dandyroll_scheme::{ContextWidth, Gamma, Nats, Seeding, Sha256Digest, TokenId};
 use proptest::prelude::*;
 
 fn gamma(value: f64) -> Gamma {
@@ -22,7 +23,8 @@ fn nats(value: f64) -> Nats {
 }
 
 /// The definition: walk the generated tokens, score each pair at its first eligible place.
-fn plain(text: &Text<'_>, lists: &ListKey, gamma: Gamma, mode: Mode) -> (Vec<Colour>, [u64; 4]) {
+fn plain(text: &Text<'_>, hypothesis: &Hypothesis<'_>) -> (Vec<Colour>, [u64; 4]) {
+    let Hypothesis { lists, gamma, mode, background } = *hypothesis;
     let h = lists.width().len();
     let (mut seen, mut sums) = (HashSet::new(), [0; 4]);
     let colours = (0..text.ids.len())
@@ -32,6 +34,9 @@ fn plain(text: &Text<'_>, lists: &ListKey, gamma: Gamma, mode: Mode) -> (Vec<Col
             }
             if i - text.prompt < h {
                 return Colour::NotScored(Reason::ShortContext);
+            }
+            if background.is_some_and(|list| list.windows().any(|window| window == &text.ids[i - h..=i])) {
+                return Colour::NotScored(Reason::Background);
             }
             let entropy = text.entropies.and_then(|entropies| entropies[i]);
             let counts = match (mode, entropy) {
@@ -84,10 +89,24 @@ proptest! {
         let left = [lists(seed, 0), lists(seed, 2), lists(seed ^ 1, 2), lists(seed, 5)];
         let keys: Vec<_> = left.into_iter().chain([min(seed, 1), min(seed, 4), min(seed ^ 1, 4)]).collect();
         let modes = [Mode::ModelFree, Mode::Gated(nats(1.0)), Mode::Weighted];
+        // Every third window of the text, under two addresses and under none.
+        let list = |h: usize, step: usize| {
+            let width = ContextWidth::new(u8::try_from(h).unwrap()).unwrap();
+            Background::new(Sha256Digest([0; 32]), width, ids.windows(h + 1).step_by(step)).unwrap()
+        };
+        let of_width =
+            [list(0, 3), list(2, 3), list(2, 7), list(5, 3), list(1, 3), list(4, 3), list(4, 5)];
         // Interleaved, so that sharing between neighbours is put to the test.
         let hypotheses: Vec<_> = modes
             .iter()
-            .flat_map(|mode| keys.iter().map(|lists| Hypothesis { lists, gamma: gamma(share), mode: *mode }))
+            .flat_map(|mode| {
+                keys.iter().zip(&of_width).enumerate().map(|(i, (lists, list))| Hypothesis {
+                    lists,
+                    gamma: gamma(share),
+                    mode: *mode,
+                    background: (i % 4 != usize::from(*mode == Mode::Weighted)).then_some(list),
+                })
+            })
             .collect();
         let mut detector = Detector::new();
         let report = detector.detect(&text, &hypotheses, &Policy::STANDARD).unwrap();
@@ -97,8 +116,8 @@ proptest! {
         // Used buffers or fresh ones, all at once or again: the same.
         prop_assert_eq!(&detector.detect(&text, &hypotheses, &Policy::STANDARD).unwrap(), &report);
         for finding in &report.findings {
-            let Hypothesis { lists, gamma, mode } = hypotheses[finding.hypothesis];
-            let (colours, sums) = plain(&text, lists, gamma, mode);
+            let Hypothesis { gamma, mode, .. } = hypotheses[finding.hypothesis];
+            let (colours, sums) = plain(&text, &hypotheses[finding.hypothesis]);
             let counts = finding.evidence.counts;
             let found =
                 [counts.scored().into(), counts.green().into(), counts.scored_weight(), counts.green_weight()];
@@ -118,7 +137,7 @@ proptest! {
     fn a_cut_text_scores_the_same_from_its_first_full_context_on(seed in any::<u64>(), cut in 0_usize..200) {
         let ids = Seeded(seed).ids(200, 50_257);
         let lists = lists(seed, 2);
-        let hypothesis = Hypothesis { lists: &lists, gamma: gamma(0.25), mode: Mode::ModelFree };
+        let hypothesis = Hypothesis { lists: &lists, gamma: gamma(0.25), mode: Mode::ModelFree, background: None };
         let mut detector = Detector::new();
         let whole = detector.colours(&Text::new(&ids), &hypothesis).unwrap();
         let part = detector.colours(&Text::new(&ids[cut..]), &hypothesis).unwrap();
@@ -144,7 +163,7 @@ proptest! {
     ) {
         let ids = Seeded(seed).ids(length, vocabulary);
         let lists = seeded_lists(seed, h, if min && h > 0 { Seeding::Min } else { Seeding::Left });
-        let hypothesis = Hypothesis { lists: &lists, gamma: gamma(0.25), mode: Mode::ModelFree };
+        let hypothesis = Hypothesis { lists: &lists, gamma: gamma(0.25), mode: Mode::ModelFree, background: None };
         let h = usize::from(h);
         #[expect(clippy::as_conversions, reason = "a share of the length, for a test")]
         let cut = (at * (length as f64)) as usize;
@@ -179,7 +198,7 @@ fn a_pair_is_scored_at_its_first_eligible_place() {
     let entropies = [low, low, None, low, Some(nats(3.0)), low, low, Some(nats(2.0))];
     let lists = lists(1, 1);
     let text = Text { entropies: Some(&entropies), ..Text::new(&ids) };
-    let hypothesis = Hypothesis { lists: &lists, gamma: gamma(0.5), mode: Mode::Weighted };
+    let hypothesis = Hypothesis { lists: &lists, gamma: gamma(0.5), mode: Mode::Weighted, background: None };
     let colours = Detector::new().colours(&text, &hypothesis).unwrap();
     assert_eq!(colours[1], Colour::NotScored(Reason::LowEntropy));
     assert_eq!(colours[2], Colour::NotScored(Reason::UnknownEntropy));
@@ -190,9 +209,15 @@ fn a_pair_is_scored_at_its_first_eligible_place() {
 #[test]
 fn what_cannot_be_judged_is_an_error_and_what_is_short_is_a_verdict() {
     let lists = lists(1, 2);
-    let one = |mode| [Hypothesis { lists: &lists, gamma: gamma(0.25), mode }];
+    let one = |mode| [Hypothesis { lists: &lists, gamma: gamma(0.25), mode, background: None }];
+    let other = Background::new(Sha256Digest([0; 32]), ContextWidth::new(1).unwrap(), []).unwrap();
     let ids = Seeded(1).ids(10, 100);
+    let mismatched = [Hypothesis { background: Some(&other), ..one(Mode::ModelFree)[0] }];
     let mut detector = Detector::new();
+    assert_eq!(
+        detector.detect(&Text::new(&ids), &mismatched, &Policy::STANDARD),
+        Err(DetectError::BackgroundWidth { background: 1, lists: 2 })
+    );
     let mut detect = |text: &Text<'_>, hypotheses: &[Hypothesis<'_>]| {
         detector.detect(text, hypotheses, &Policy::STANDARD).map(|report| report.verdict())
     };

@@ -23,7 +23,9 @@ fn a_warm_detector_allocates_nothing() {
         .collect();
     let hypotheses: Vec<Hypothesis<'_>> = [Mode::ModelFree, Mode::Gated(Nats::new(0.9).unwrap())]
         .iter()
-        .flat_map(|mode| keys.iter().map(|lists| Hypothesis { lists, gamma: gamma(), mode: *mode }))
+        .flat_map(|mode| {
+            keys.iter().map(|lists| Hypothesis { lists, gamma: gamma(), mode: *mode, background: None })
+        })
         .collect();
     let mut seeded = Seeded(1);
     let ids = seeded.ids(3000, 50_257);
@@ -49,7 +51,7 @@ fn a_warm_detector_allocates_nothing() {
 #[test]
 fn a_large_document_takes_memory_in_proportion() {
     let key = lists(1, 2);
-    let hypothesis = [Hypothesis { lists: &key, gamma: gamma(), mode: Mode::ModelFree }];
+    let hypothesis = [Hypothesis { lists: &key, gamma: gamma(), mode: Mode::ModelFree, background: None }];
     let peak = |ids: &[TokenId]| {
         let counted = allocation_counter::measure(|| {
             Detector::new().detect(&Text::new(ids), &hypothesis, &Policy::STANDARD).unwrap();

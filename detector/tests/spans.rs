@@ -19,7 +19,7 @@ fn quarter() -> Gamma {
 }
 
 fn free(lists: &ListKey) -> Hypothesis<'_> {
-    Hypothesis { lists, gamma: quarter(), mode: Mode::ModelFree }
+    Hypothesis { lists, gamma: quarter(), mode: Mode::ModelFree, background: None }
 }
 
 fn search(ids: &[TokenId], hypotheses: &[Hypothesis<'_>], policy: &Policy) -> SpanReport {
@@ -151,7 +151,7 @@ fn the_gate_and_the_prompt_are_kept() {
     let text = Text { ids: &ids, prompt: 100, entropies: Some(&entropies) };
     let gate = Mode::Gated(Nats::new(0.9).unwrap());
     for mode in [gate, Mode::Weighted] {
-        let hypothesis = Hypothesis { lists: &key, gamma: quarter(), mode };
+        let hypothesis = Hypothesis { lists: &key, gamma: quarter(), mode, background: None };
         let found = Detector::new().detect_spans(&text, &[hypothesis], &Policy::STANDARD).unwrap();
         println!("{}: {:?}", mode.name(), found.spans);
         if mode == gate {

@@ -12,10 +12,10 @@ use std::collections::HashSet;
 
 use common::{Seeded, lists, seeded_lists};
 use dandyroll_detector::{
-    Correction, Detector, Hypothesis, Interval, Log10P, Mode, Policy, Text, Verdict, Windows,
-    clopper_pearson, upper_tail,
+    BackgroundTally, Correction, Detector, Hypothesis, Interval, Log10P, Mode, Policy, Text, Verdict,
+    Windows, clopper_pearson, upper_tail,
 };
-use dandyroll_scheme::{Gamma, ListKey, Nats, Seeding, TokenId};
+use dandyroll_scheme::{ContextWidth, Gamma, ListKey, Nats, Seeding, Sha256Digest, TokenId};
 
 const CONFIDENCE: f64 = 1.0 - 1e-6;
 
@@ -31,7 +31,7 @@ fn rate(p: &[Log10P], alpha: f64) -> Interval {
 }
 
 fn p_of(detector: &mut Detector, text: &Text<'_>, lists: &ListKey, mode: Mode) -> Log10P {
-    let hypothesis = Hypothesis { lists, gamma: quarter(), mode };
+    let hypothesis = Hypothesis { lists, gamma: quarter(), mode, background: None };
     detector.detect(text, &[hypothesis], &Policy::STANDARD).unwrap().findings[0].evidence.log10_p
 }
 
@@ -177,8 +177,10 @@ fn a_gate_that_reads_greenness_fails_the_same_bound() {
 fn several_hypotheses_do_not_raise_the_error_of_a_text() {
     let (mut seeded, mut detector) = (Seeded(5), Detector::new());
     let keys: Vec<ListKey> = (0..8).map(|key| lists(4_000_000 + key, 2)).collect();
-    let hypotheses: Vec<_> =
-        keys.iter().map(|lists| Hypothesis { lists, gamma: quarter(), mode: Mode::ModelFree }).collect();
+    let hypotheses: Vec<_> = keys
+        .iter()
+        .map(|lists| Hypothesis { lists, gamma: quarter(), mode: Mode::ModelFree, background: None })
+        .collect();
     for correction in [Correction::Bonferroni, Correction::Holm] {
         let policy = Policy::new(0.05, 0.1, 16, correction).unwrap();
         let detected = (0..5000)
@@ -217,8 +219,10 @@ fn marked(seeded: &mut Seeded, lists: &ListKey, count: usize, share: f64) -> Vec
 fn marked_texts_are_detected_under_their_key_only() {
     let (mut seeded, mut detector) = (Seeded(6), Detector::new());
     let keys: Vec<ListKey> = (0..10).map(|key| lists(5_000_000 + key, 2)).collect();
-    let hypotheses: Vec<_> =
-        keys.iter().map(|lists| Hypothesis { lists, gamma: quarter(), mode: Mode::ModelFree }).collect();
+    let hypotheses: Vec<_> = keys
+        .iter()
+        .map(|lists| Hypothesis { lists, gamma: quarter(), mode: Mode::ModelFree, background: None })
+        .collect();
     let least = (0..=150)
         .find(|k| upper_tail(150, *k, quarter()).unwrap().times(10) <= Policy::STANDARD.alpha())
         .unwrap();
@@ -235,4 +239,42 @@ fn marked_texts_are_detected_under_their_key_only() {
     }
     let found = clopper_pearson(detected, 200, CONFIDENCE).unwrap();
     assert!(found.contains(power), "{found:?} around {power}");
+}
+
+/// 30 keys, each on 2 000 texts of one licence header (80 tokens that all share) and 82 tokens of their own.
+///
+/// Null: no key had a part in any text. Given one key the texts share what it says of the header, so without a list a
+/// key's count of p ≤ 0.01 is no binomial: some key of thirty reaches five times the 20 that are nominal. With the
+/// header on a list made from 20 *other* texts the counts are Bin(2000, ≤ 0.01) each, and
+/// P[Bin(2000, 0.01) ≥ 45] < 10⁻⁶ (30 keys: 3·10⁻⁵).
+#[test]
+fn a_background_list_frees_single_keys_of_what_texts_share() {
+    let mut seeded = Seeded(8);
+    let header = seeded.ids(80, 50_257);
+    let mut text = || [header.clone(), seeded.ids(82, 50_257)].concat();
+    let width = ContextWidth::new(2).unwrap();
+    let mut tally = BackgroundTally::new(width);
+    for _ in 0..20 {
+        tally.add(&text()).unwrap();
+    }
+    let list = tally.list(Sha256Digest([7; 32]), 2, usize::MAX).unwrap();
+    assert_eq!(list.len(), 78);
+    let texts: Vec<Vec<TokenId>> = (0..2000).map(|_| text()).collect();
+    let mut detector = Detector::new();
+    let mut worst = |background| {
+        let of_key = |key| {
+            let lists = lists(key, 2);
+            let hypothesis =
+                [Hypothesis { lists: &lists, gamma: quarter(), mode: Mode::ModelFree, background }];
+            let reaches = |ids: &&Vec<TokenId>| {
+                let report = detector.detect(&Text::new(ids), &hypothesis, &Policy::STANDARD).unwrap();
+                report.findings[0].evidence.log10_p <= Log10P::of(0.01).unwrap()
+            };
+            texts.iter().filter(reaches).count()
+        };
+        (0..30).map(of_key).max().unwrap()
+    };
+    let (without, with) = (worst(None), worst(Some(&list)));
+    assert!(without > 100, "{without}");
+    assert!(with < 45, "{with}");
 }

@@ -14,17 +14,40 @@ pub(crate) struct Corpus {
     pub(crate) name: String,
     pub(crate) digest: Sha256Digest,
     pub(crate) documents: Vec<Vec<TokenId>>,
+    /// What a document must not be parted from when a corpus is split: its package or file, else itself.
+    pub(crate) groups: Vec<String>,
 }
 
 #[derive(Deserialize)]
 struct Line {
     text: String,
+    #[serde(default)]
+    id: String,
+    group: Option<String>,
+}
+
+/// The corpora of an experiment: those named, and every .jsonl file of the folders named, by name.
+pub(crate) fn paths(named: &[PathBuf], folders: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
+    let mut paths = named.to_vec();
+    for folder in folders {
+        let failed = |error: std::io::Error| Failure(format!("{}: {error}", folder.display()));
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(folder).map_err(failed)? {
+            let path = entry.map_err(failed)?.path();
+            if path.extension().is_some_and(|extension| extension == "jsonl") {
+                found.push(path);
+            }
+        }
+        found.sort();
+        paths.extend(found);
+    }
+    Ok(paths)
 }
 
 /// Reads and tokenises a corpus; longer documents are cut to `most` tokens.
 pub(crate) fn read(path: &Path, vocabulary: &Vocabulary, most: usize) -> Result<Corpus, Failure> {
     let bytes = read_file(path)?;
-    let mut documents = Vec::new();
+    let (mut documents, mut groups) = (Vec::new(), Vec::new());
     for (number, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
         if line.is_empty() {
             continue;
@@ -35,11 +58,13 @@ pub(crate) fn read(path: &Path, vocabulary: &Vocabulary, most: usize) -> Result<
             vocabulary.encode_ids(normalise(&line.text).text()).map_err(|error| at(error.to_string()))?;
         ids.truncate(most);
         documents.push(ids);
+        groups.push(line.group.unwrap_or(line.id));
     }
     Ok(Corpus {
         name: path.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
         digest: Sha256Digest(Sha256::digest(&bytes).into()),
         documents,
+        groups,
     })
 }
 

@@ -1,7 +1,13 @@
 //! The experiments behind `docs/evidence.md`: each measures and writes JSON; `report.py` draws.
 
+mod background;
 mod corpus;
+mod modes;
 mod null;
+mod pool;
+mod power;
+mod retoken;
+mod robust;
 mod spans;
 mod sweet;
 
@@ -15,7 +21,13 @@ use clap::Parser;
 #[derive(Debug, Parser)]
 #[command(name = "dandyroll-evidence", max_term_width = 110)]
 enum Experiment {
+    Background(background::BackgroundArgs),
+    Modes(modes::ModesArgs),
     Null(null::NullArgs),
+    Pool(pool::PoolCommand),
+    Power(power::PowerArgs),
+    Retoken(retoken::RetokenArgs),
+    Robust(robust::RobustArgs),
     Spans(spans::SpansArgs),
     Sweet(sweet::SweetArgs),
 }
@@ -74,7 +86,13 @@ fn command_line() -> String {
 
 fn main() -> ExitCode {
     let result = match Experiment::parse() {
+        Experiment::Background(arguments) => background::run(&arguments),
+        Experiment::Modes(arguments) => modes::run(&arguments),
         Experiment::Null(arguments) => null::run(&arguments),
+        Experiment::Pool(arguments) => pool::run(&arguments),
+        Experiment::Power(arguments) => power::run(&arguments),
+        Experiment::Retoken(arguments) => retoken::run(&arguments),
+        Experiment::Robust(arguments) => robust::run(&arguments),
         Experiment::Spans(arguments) => spans::run(&arguments),
         Experiment::Sweet(arguments) => sweet::run(&arguments),
     };

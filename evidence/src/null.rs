@@ -2,8 +2,10 @@
 //!
 //! Null hypothesis: the text was made without the key. Every (key, text) pair has a key of its own, so pairs are
 //! independent draws, and P[p ≤ α] is at most α; what it is exactly follows from each text's number of distinct
-//! pairs (p is discrete), and is reported beside the observed rate as `attained`.
-//! A second table gives the same keys to all texts of a corpus and reports the key with the most false positives.
+//! pairs (p is discrete), and is reported beside the observed rate as `attained`. By corpus, and by length over all
+//! corpora. An interval holds if it does not lie above α; its confidence is such that all of them together
+//! hold with probability 0.99 or more if every rate is α (Bonferroni). What one key does to all texts of a
+//! corpus is another question: the experiment `background`.
 
 use std::path::PathBuf;
 
@@ -17,10 +19,13 @@ use sha2::{Digest, Sha256};
 use crate::corpus::{self, Corpus};
 use crate::{Failure, Progress};
 
-const ALPHAS: [f64; 5] = [1e-1, 1e-2, 1e-3, 1e-4, 1e-5];
+pub(crate) const ALPHAS: [f64; 5] = [1e-1, 1e-2, 1e-3, 1e-4, 1e-5];
 /// Histogram of p in steps of a tenth of a decade, from 1 down to 10⁻⁸.
 const BINS: usize = 80;
+/// Of all intervals of the report together.
 const CONFIDENCE: f64 = 0.99;
+/// Bands of length: from so many tokens to below the next.
+const BANDS: [usize; 5] = [0, 100, 200, 400, 800];
 
 /// Measure false positives of human text.
 #[derive(Debug, Args)]
@@ -28,13 +33,16 @@ pub(crate) struct NullArgs {
     /// Human texts as JSON lines with a field `text`; may be given several times.
     #[arg(long, default_values_os_t = ["python_heldout", "prose_heldout"].map(|name| PathBuf::from(format!("fixtures/corpora/{name}.jsonl"))))]
     corpus: Vec<PathBuf>,
+    /// Folders with further corpora; may be given several times.
+    #[arg(long)]
+    corpora: Vec<PathBuf>,
     #[arg(long, default_value = "fixtures/model/tokenizer.json")]
     tokenizer: PathBuf,
-    /// Keys for each text.
-    #[arg(long, default_value_t = 2000)]
-    keys: u32,
+    /// (key, text) pairs for each corpus and profile.
+    #[arg(long, default_value_t = 150_000)]
+    pairs: u32,
     /// Longer documents are cut to so many tokens.
-    #[arg(long, default_value_t = 500)]
+    #[arg(long, default_value_t = 1000)]
     tokens: usize,
     #[arg(long, default_value_t = 20_261_123)]
     seed: u64,
@@ -48,10 +56,12 @@ struct Report {
     command: String,
     tokenizer_sha256: String,
     seed: u64,
-    keys_per_text: u32,
     tokens_at_most: usize,
     confidence: f64,
+    /// Of one interval.
+    interval_confidence: f64,
     results: Vec<Measured>,
+    by_length: Vec<Length>,
 }
 
 #[derive(Serialize)]
@@ -64,7 +74,17 @@ struct Measured {
     rates: Vec<Rate>,
     /// Counts of −10·log₁₀ p, rounded down; the last bin holds all beyond.
     histogram: Vec<u32>,
-    shared_keys: Vec<Shared>,
+}
+
+/// All corpora together, texts of one band.
+#[derive(Serialize)]
+struct Length {
+    profile: &'static str,
+    from_tokens: usize,
+    /// `None`: no end but the cut.
+    to_tokens: Option<usize>,
+    pairs: u32,
+    rates: Vec<Rate>,
 }
 
 #[derive(Serialize)]
@@ -79,11 +99,39 @@ struct Rate {
     within: bool,
 }
 
-#[derive(Serialize)]
-struct Shared {
-    alpha: f64,
-    mean: f64,
-    worst_key: f64,
+#[derive(Clone, Copy, Default)]
+struct Tally {
+    pairs: u32,
+    positives: [u32; ALPHAS.len()],
+    attained: [f64; ALPHAS.len()],
+}
+
+impl Tally {
+    fn add(&mut self, other: &Self) {
+        self.pairs += other.pairs;
+        for i in 0..ALPHAS.len() {
+            self.positives[i] += other.positives[i];
+            self.attained[i] += other.attained[i];
+        }
+    }
+
+    fn rates(&self, confidence: f64) -> Result<Vec<Rate>, Failure> {
+        (0..ALPHAS.len())
+            .map(|i| {
+                let interval = clopper_pearson(self.positives[i], self.pairs, confidence)
+                    .map_err(|error| Failure(error.to_string()))?;
+                Ok(Rate {
+                    alpha: ALPHAS[i],
+                    positives: self.positives[i],
+                    rate: f64::from(self.positives[i]) / f64::from(self.pairs.max(1)),
+                    low: interval.low,
+                    high: interval.high,
+                    attained: self.attained[i] / f64::from(self.pairs.max(1)),
+                    within: interval.low <= ALPHAS[i],
+                })
+            })
+            .collect()
+    }
 }
 
 /// A key that nobody else has: a hash of its place in the experiment.
@@ -98,13 +146,17 @@ fn key(seed: u64, corpus: &Corpus, document: u64, number: u32, profile: &Profile
 }
 
 /// log₁₀ of every tail probability of Bin(n, γ'), by k; computed once for each n.
-struct Tails {
+pub(crate) struct Tails {
     gamma: Gamma,
     by_n: Vec<Option<Vec<f64>>>,
 }
 
 impl Tails {
-    fn of(&mut self, n: u32) -> &[f64] {
+    pub(crate) fn new(gamma: Gamma) -> Self {
+        Self { gamma, by_n: Vec::new() }
+    }
+
+    pub(crate) fn of(&mut self, n: u32) -> &[f64] {
         let place = usize::try_from(n).unwrap_or(usize::MAX);
         if self.by_n.len() <= place {
             self.by_n.resize(place + 1, None);
@@ -114,6 +166,11 @@ impl Tails {
             (0..=n).map(|k| upper_tail(n, k, gamma).map_or(0.0, |p| p.get())).collect()
         })
     }
+}
+
+/// P[p ≤ α] of a text whose tail probabilities by k these are: the largest that is not above α.
+pub(crate) fn attained(tail: &[f64], log_alpha: f64) -> f64 {
+    tail.iter().find(|p| **p <= log_alpha).map_or(0.0, |p| 10_f64.powf(*p))
 }
 
 fn green(lists: &ListKey, windows: &Windows, gamma: Gamma, words: &mut Vec<u32>) -> Result<u32, Failure> {
@@ -128,41 +185,37 @@ fn windows_of(ids: &[TokenId], width: ContextWidth) -> Result<(Windows, u32), Fa
     Ok((windows, distinct))
 }
 
-fn measure(
-    corpus: &Corpus,
-    name: &'static str,
-    profile: &Profile,
-    arguments: &NullArgs,
-) -> Result<Measured, Failure> {
+/// What one corpus gave: by band, and its histogram.
+struct Counted {
+    bands: [Tally; BANDS.len()],
+    histogram: Vec<u32>,
+}
+
+fn measure(corpus: &Corpus, name: &str, profile: &Profile, arguments: &NullArgs) -> Result<Counted, Failure> {
     let gamma = profile.gamma();
-    let mut tails = Tails { gamma, by_n: Vec::new() };
+    let mut tails = Tails::new(gamma);
     let logs = ALPHAS.map(f64::log10);
-    let mut positives = [0_u32; ALPHAS.len()];
-    let mut attained = [0.0_f64; ALPHAS.len()];
-    let mut histogram = vec![0_u32; BINS + 1];
+    let mut counted = Counted { bands: [Tally::default(); BANDS.len()], histogram: vec![0_u32; BINS + 1] };
     let mut words = Vec::new();
-    let mut pairs = 0_u32;
-    let keys = usize::try_from(arguments.keys).unwrap_or(usize::MAX);
-    let mut by_key = vec![[0_u32; ALPHAS.len()]; keys];
+    let documents = u32::try_from(corpus.documents.len()).unwrap_or(u32::MAX);
+    let each = arguments.pairs.div_ceil(documents.max(1));
     let mut progress = Progress::new(&format!("null {} {name}", corpus.name), corpus.documents.len());
-    for (document, ids) in (0_u64..).zip(&corpus.documents) {
+    for (document, ids) in (1_u64..).zip(&corpus.documents) {
         progress.step();
         let (windows, distinct) = windows_of(ids, profile.recipe().width)?;
-        let tail = tails.of(distinct).to_vec();
-        for (attained, log) in attained.iter_mut().zip(logs) {
-            // P[p ≤ α] is the largest tail probability that is not above α.
-            let size = tail.iter().find(|p| **p <= log).map_or(0.0, |p| 10_f64.powf(*p));
-            *attained += size * f64::from(arguments.keys);
+        let tail = tails.of(distinct);
+        let band = BANDS.iter().rposition(|from| ids.len() >= *from).unwrap_or(0);
+        let tally = &mut counted.bands[band];
+        for (sum, log) in tally.attained.iter_mut().zip(logs) {
+            *sum += attained(tail, log) * f64::from(each);
         }
-        let p_of = |lists: &ListKey, words: &mut Vec<u32>| {
-            let k = usize::try_from(green(lists, &windows, gamma, words)?).unwrap_or(usize::MAX);
-            tail.get(k).copied().ok_or_else(|| Failure("more green pairs than pairs".into()))
-        };
-        for number in 0..arguments.keys {
-            let p = p_of(&key(arguments.seed, corpus, document + 1, number, profile), &mut words)?;
-            pairs += 1;
-            for (positives, log) in positives.iter_mut().zip(logs) {
-                *positives += u32::from(p <= log);
+        for number in 0..each {
+            let lists = key(arguments.seed, corpus, document, number, profile);
+            let k = usize::try_from(green(&lists, &windows, gamma, &mut words)?).unwrap_or(usize::MAX);
+            let p = tail.get(k).ok_or_else(|| Failure("more green pairs than pairs".into()))?;
+            tally.pairs += 1;
+            for (positives, log) in tally.positives.iter_mut().zip(logs) {
+                *positives += u32::from(*p <= log);
             }
             #[expect(
                 clippy::as_conversions,
@@ -171,82 +224,75 @@ fn measure(
                 reason = "0 ≤ −10 log₁₀ p, cut to the last bin"
             )]
             let bin = ((-10.0 * p) as usize).min(BINS);
-            histogram[bin] += 1;
-        }
-        for (number, by_key) in (0..arguments.keys).zip(&mut by_key) {
-            let p = p_of(&key(arguments.seed, corpus, 0, number, profile), &mut words)?;
-            for (positives, log) in by_key.iter_mut().zip(logs) {
-                *positives += u32::from(p <= log);
-            }
+            counted.histogram[bin] += 1;
         }
     }
-    let documents = u32::try_from(corpus.documents.len()).unwrap_or(u32::MAX);
-    let rates = (0..ALPHAS.len())
-        .map(|i| {
-            let interval = clopper_pearson(positives[i], pairs, CONFIDENCE)
-                .map_err(|error| Failure(error.to_string()))?;
-            Ok(Rate {
-                alpha: ALPHAS[i],
-                positives: positives[i],
-                rate: f64::from(positives[i]) / f64::from(pairs),
-                low: interval.low,
-                high: interval.high,
-                attained: attained[i] / f64::from(pairs),
-                within: interval.low <= ALPHAS[i],
-            })
-        })
-        .collect::<Result<_, Failure>>()?;
-    let shared_keys = (0..ALPHAS.len())
-        .map(|i| {
-            let rates = by_key.iter().map(|counts| f64::from(counts[i]) / f64::from(documents));
-            Shared {
-                alpha: ALPHAS[i],
-                mean: rates.clone().sum::<f64>() / f64::from(arguments.keys),
-                worst_key: rates.fold(0.0, f64::max),
-            }
-        })
-        .collect();
-    Ok(Measured {
-        corpus: corpus.name.clone(),
-        corpus_sha256: corpus.digest.to_string(),
-        profile: name,
-        documents,
-        pairs,
-        rates,
-        histogram,
-        shared_keys,
-    })
+    Ok(counted)
 }
 
 /// Runs the experiment and writes its JSON.
 pub(crate) fn run(arguments: &NullArgs) -> Result<(), Failure> {
     let vocabulary = Vocabulary::open(&arguments.tokenizer).map_err(|error| Failure(error.to_string()))?;
+    // Model-free on both built-in context widths; τ plays no part.
+    let recipes = [("prose-v1", Recipe::prose_v1()), ("code-v1", Recipe::code_v1())];
+    let paths = corpus::paths(&arguments.corpus, &arguments.corpora)?;
+    let intervals = (paths.len() + BANDS.len()) * recipes.len() * ALPHAS.len();
+    let interval_confidence =
+        1.0 - (1.0 - CONFIDENCE) / u32::try_from(intervals).map_or(f64::INFINITY, f64::from);
     let mut results = Vec::new();
-    for path in &arguments.corpus {
+    let mut lengths = [[Tally::default(); BANDS.len()]; 2];
+    for path in &paths {
         let corpus = corpus::read(path, &vocabulary, arguments.tokens)?;
-        // Model-free on both built-in context widths; τ plays no part.
-        for (name, recipe) in [("prose-v1", Recipe::prose_v1()), ("code-v1", Recipe::code_v1())] {
-            let ungated = Recipe { threshold: None, ..recipe };
-            let profile =
-                ungated.bind(vocabulary.digest(), None).map_err(|error| Failure(error.to_string()))?;
-            let measured = measure(&corpus, name, &profile, arguments)?;
-            for rate in &measured.rates {
+        for ((name, recipe), lengths) in recipes.iter().zip(&mut lengths) {
+            let profile = Recipe { threshold: None, ..*recipe }
+                .bind(vocabulary.digest(), None)
+                .map_err(|error| Failure(error.to_string()))?;
+            let counted = measure(&corpus, name, &profile, arguments)?;
+            let mut all = Tally::default();
+            for (sum, band) in lengths.iter_mut().zip(&counted.bands) {
+                sum.add(band);
+                all.add(band);
+            }
+            let rates = all.rates(interval_confidence)?;
+            for rate in &rates {
                 println!(
                     "{:<18} {name:<9} alpha {:.0e}: {:>6} of {} pairs = {:.3e} [{:.1e}, {:.1e}], attainable {:.3e}",
                     corpus.name,
                     rate.alpha,
                     rate.positives,
-                    measured.pairs,
+                    all.pairs,
                     rate.rate,
                     rate.low,
                     rate.high,
                     rate.attained
                 );
             }
-            results.push(measured);
+            results.push(Measured {
+                corpus: corpus.name.clone(),
+                corpus_sha256: corpus.digest.to_string(),
+                profile: name,
+                documents: u32::try_from(corpus.documents.len()).unwrap_or(u32::MAX),
+                pairs: all.pairs,
+                rates,
+                histogram: counted.histogram,
+            });
         }
     }
-    let above = results.iter().flat_map(|result: &Measured| &result.rates).any(|rate| !rate.within);
+    let mut by_length = Vec::new();
+    for ((profile, _), bands) in recipes.iter().zip(&lengths) {
+        for (band, tally) in bands.iter().enumerate().filter(|(_, tally)| tally.pairs > 0) {
+            by_length.push(Length {
+                profile,
+                from_tokens: BANDS[band],
+                to_tokens: BANDS.get(band + 1).copied(),
+                pairs: tally.pairs,
+                rates: tally.rates(interval_confidence)?,
+            });
+        }
+    }
+    let rates =
+        results.iter().map(|result| &result.rates).chain(by_length.iter().map(|length| &length.rates));
+    let above = rates.flatten().any(|rate| !rate.within);
     corpus::write(
         &arguments.out,
         &Report {
@@ -254,10 +300,11 @@ pub(crate) fn run(arguments: &NullArgs) -> Result<(), Failure> {
             command: crate::command_line(),
             tokenizer_sha256: vocabulary.digest().to_string(),
             seed: arguments.seed,
-            keys_per_text: arguments.keys,
             tokens_at_most: arguments.tokens,
             confidence: CONFIDENCE,
+            interval_confidence,
             results,
+            by_length,
         },
     )?;
     if above {

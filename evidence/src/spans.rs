@@ -190,7 +190,7 @@ fn policy(alpha: f64) -> Result<Policy, Failure> {
 }
 
 fn search(ids: &[TokenId], lists: &ListKey, gamma: Gamma, policy: &Policy) -> Result<SpanReport, Failure> {
-    let hypothesis = Hypothesis { lists, gamma, mode: Mode::ModelFree };
+    let hypothesis = Hypothesis { lists, gamma, mode: Mode::ModelFree, background: None };
     Detector::new().detect_spans(&Text::new(ids), &[hypothesis], policy).map_err(failed)
 }
 

@@ -191,7 +191,7 @@ impl Bench {
             None
         };
         let lists = self.master.lists(&profile.family());
-        let hypothesis = Hypothesis { lists: &lists, gamma: profile.gamma(), mode };
+        let hypothesis = Hypothesis { lists: &lists, gamma: profile.gamma(), mode, background: None };
         let report = Detector::new()
             .detect(
                 &Text { ids: &ids, prompt: 0, entropies: entropies.as_deref() },

@@ -115,7 +115,7 @@ impl Recipe {
             (Some(_), Some(model)) => Some(model),
             (Some(_), None) => return Err(BindError::ThresholdWithoutModel),
         };
-        Ok(Profile { recipe: self, tokenizer, model })
+        Ok(Profile { recipe: self, tokenizer, model, background: None })
     }
 }
 
@@ -161,9 +161,16 @@ pub struct Profile {
     recipe: Recipe,
     tokenizer: Sha256Digest,
     model: Option<Sha256Digest>,
+    background: Option<Sha256Digest>,
 }
 
 impl Profile {
+    /// The same profile with a background list: the windows on it are not scored by detection. Marking goes on
+    /// there, so texts marked under either profile are found under both.
+    pub fn with_background(self, list: Option<Sha256Digest>) -> Self {
+        Self { background: list, ..self }
+    }
+
     /// The unbound parameters.
     pub fn recipe(&self) -> &Recipe {
         &self.recipe
@@ -194,7 +201,12 @@ impl Profile {
         self.model
     }
 
-    /// The lists this profile uses; γ, δ and τ do not enter.
+    /// The content address of the background list, if there is one.
+    pub fn background(&self) -> Option<Sha256Digest> {
+        self.background
+    }
+
+    /// The lists this profile uses; γ, δ, τ and the background do not enter.
     pub fn family(&self) -> ListFamily {
         ListFamily {
             function: FunctionVersion::V1,
@@ -206,13 +218,16 @@ impl Profile {
 
     /// The canonical JSON (RFC 8785: sorted keys, no white space, shortest numbers) that the id addresses.
     ///
-    /// Ranges keep every number where Rust's shortest form is ECMAScript's too: 0, or 10⁻⁶ to 100.
+    /// A profile without a background list has no member for it, so that its id is what it was before there were
+    /// any. Ranges keep every number where Rust's shortest form is ECMAScript's too: 0, or 10⁻⁶ to 100.
     pub fn canonical_json(&self) -> String {
         let Recipe { gamma, delta, width, seeding, threshold } = self.recipe;
         let threshold = threshold.map_or_else(|| String::from("null"), |tau| format!("{}", tau.get()));
         let model = self.model.map_or_else(|| String::from("null"), |model| format!("\"{model}\""));
+        let background =
+            self.background.map_or_else(String::new, |list| format!("\"background_sha256\":\"{list}\","));
         format!(
-            "{{\"algorithm\":\"green-list\",\"bias_site\":\"{}\",\"context_width\":{},\"delta\":{},\
+            "{{\"algorithm\":\"green-list\",{background}\"bias_site\":\"{}\",\"context_width\":{},\"delta\":{},\
              \"entropy_threshold\":{threshold},\"function_version\":{},\"gamma\":{},\
              \"model_sha256\":{model},\"seeding\":\"{}\",\"tokenizer_sha256\":\"{}\"}}",
             BiasSite::RawLogits.name(),
@@ -267,11 +282,14 @@ mod tests {
             delta in 1e-6..100.0,
             width in 0_u8..=8,
             tau in proptest::option::of(1e-6..100.0),
+            background in proptest::option::of(any::<[u8; 32]>()),
         ) {
+            let background = background.map(Sha256Digest);
             let profile = Recipe::new(gamma, delta, width, tau)
                 .unwrap()
                 .bind(Sha256Digest([9; 32]), Some(Sha256Digest([8; 32])))
-                .unwrap();
+                .unwrap()
+                .with_background(background);
             let text = profile.canonical_json();
             let value: serde_json::Value = serde_json::from_str(&text).unwrap();
             // Keys come out sorted and numbers unchanged.
@@ -279,6 +297,9 @@ mod tests {
             prop_assert_eq!(value["delta"].as_f64(), Some(delta));
             prop_assert_eq!(value["entropy_threshold"].as_f64(), tau);
             let object = value.as_object().unwrap();
+            let named = background.map(|list| format!("{list}"));
+            prop_assert_eq!(object.get("background_sha256").and_then(|v| v.as_str()), named.as_deref());
+            prop_assert_eq!(object.len(), if named.is_some() { 11 } else { 10 });
             let in_order = object.keys().map(|key| text.find(&format!("\"{key}\":")).unwrap());
             prop_assert!(in_order.clone().is_sorted());
             prop_assert!(!text.contains(' '));

@@ -178,8 +178,13 @@ fn refusals() {
 
 #[test]
 fn profile_ids() {
-    let left = include_str!("../../fixtures/profile/v1.jsonl").lines();
-    let rows = left.chain(include_str!("../../fixtures/profile/v1_min.jsonl").lines());
+    let rows = [
+        include_str!("../../fixtures/profile/v1.jsonl"),
+        include_str!("../../fixtures/profile/v1_min.jsonl"),
+        include_str!("../../fixtures/profile/v1_background.jsonl"),
+    ]
+    .into_iter()
+    .flat_map(str::lines);
     let mut count = 0;
     for row in rows.map(|line| serde_json::from_str::<Value>(line).unwrap()) {
         let fields = &row["profile"];
@@ -194,9 +199,10 @@ fn profile_ids() {
         );
         let recipe = recipe.unwrap().seeded(Seeding::named(fields["seeding"].as_str().unwrap()).unwrap());
         let profile = recipe.bind(digest("tokenizer_sha256").unwrap(), digest("model_sha256")).unwrap();
+        let profile = profile.with_background(digest("background_sha256"));
         assert_eq!(profile.canonical_json(), row["canonical"]);
         assert_eq!(profile.id().as_str(), row["id"]);
         count += 1;
     }
-    assert_eq!(count, 10);
+    assert_eq!(count, 7 + 3 + 3);
 }

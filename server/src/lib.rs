@@ -18,6 +18,8 @@
 
 mod asker;
 pub mod audit;
+pub mod background;
+pub mod calibration;
 mod codec;
 pub mod config;
 pub mod detection;

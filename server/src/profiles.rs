@@ -51,6 +51,7 @@ pub enum ProfileError {
 #[serde(deny_unknown_fields)]
 struct Wire {
     algorithm: String,
+    background_sha256: Option<String>,
     bias_site: String,
     context_width: u8,
     delta: f64,
@@ -89,7 +90,9 @@ pub fn parse(text: &str) -> Result<Profile, ProfileError> {
     if model.is_some() && recipe.threshold.is_none() {
         return Err(ProfileError::ModelWithoutThreshold);
     }
-    Ok(recipe.bind(tokenizer, model)?)
+    let background =
+        wire.background_sha256.as_deref().map(|text| digest("background_sha256", text)).transpose()?;
+    Ok(recipe.bind(tokenizer, model)?.with_background(background))
 }
 
 /// All that can be done with profiles.

@@ -126,6 +126,8 @@ pub struct ModelSettings {
     pub directory: Option<PathBuf>,
     /// The ONNX Runtime library.
     pub onnxruntime: Option<PathBuf>,
+    /// Background lists that profiles may name.
+    pub background_lists: Vec<PathBuf>,
 }
 
 impl Default for HttpSettings {
@@ -223,6 +225,7 @@ impl Settings {
         let model = ModelSettings {
             directory: reader.optional_path("model.directory"),
             onnxruntime: reader.optional_path("model.onnxruntime"),
+            background_lists: reader.paths("model.background_lists"),
         };
         let generation = services::generation(&mut reader);
         let detection = services::detection(&mut reader, http.body_limit);

@@ -71,6 +71,14 @@ pub enum DetectionError {
         /// Its tokenizer.
         tokenizer: Sha256Digest,
     },
+    /// The operator: the profile leaves windows of a list unscored, and the list is not there.
+    #[error("profile {profile} names the background list {list}, which is not loaded")]
+    BackgroundNotLoaded {
+        /// The profile, as it was named.
+        profile: String,
+        /// The list.
+        list: Sha256Digest,
+    },
     /// The caller, or the operator: entropies need the model.
     #[error("the mode {mode} with profile {profile}: {why}")]
     Mode {
@@ -155,7 +163,7 @@ impl DetectionError {
             Self::NotDetecting { .. } => "state_refused",
             Self::NoKeys => "no_keys",
             Self::UnknownProfile(_) => "unknown_profile",
-            Self::TokenizerNotLoaded { .. } => "tokenizer_not_loaded",
+            Self::TokenizerNotLoaded { .. } | Self::BackgroundNotLoaded { .. } => "tokenizer_not_loaded",
             Self::TooLarge { .. } => "text_too_large",
             Self::Busy { .. } => "overloaded",
             Self::Model(_) => "model_unavailable",
@@ -175,7 +183,9 @@ impl DetectionError {
             | Self::UnknownVersion { .. }
             | Self::UnknownKey(_)
             | Self::NotDetecting { .. } => Some("keys"),
-            Self::UnknownProfile(_) | Self::TokenizerNotLoaded { .. } => Some("profiles"),
+            Self::UnknownProfile(_) | Self::TokenizerNotLoaded { .. } | Self::BackgroundNotLoaded { .. } => {
+                Some("profiles")
+            }
             Self::Mode { .. } => Some("modes"),
             Self::Vocabulary(_) | Self::ModelRefused(_) => Some("text"),
             _ => None,

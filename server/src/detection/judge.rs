@@ -154,6 +154,7 @@ fn colour_of(colour: Colour) -> wire::Colour {
         Colour::NotScored(Reason::ShortContext | Reason::Prompt) => wire::Colour::ShortContext,
         Colour::NotScored(Reason::LowEntropy) => wire::Colour::LowEntropy,
         Colour::NotScored(Reason::UnknownEntropy) => wire::Colour::UnknownEntropy,
+        Colour::NotScored(Reason::Background) => wire::Colour::Background,
     }
 }
 

@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use dandyroll_api::detect::{KeyRef, Look, ModeName, ProfileRef};
-use dandyroll_detector::{Correction, Hypothesis, Mode, Policy};
+use dandyroll_detector::{Background, Correction, Hypothesis, Mode, Policy};
 use dandyroll_scheme::{Gamma, KeyId, ListKey, Nats, Profile, Sha256Digest, TokenId};
 use dandyroll_vocab::Vocabulary;
 
@@ -39,6 +39,21 @@ pub struct Tokenizer {
     pub vocabulary: Arc<Vocabulary>,
     /// The model.
     pub reader: Option<Arc<dyn Reader>>,
+    /// The background lists for it that profiles may name.
+    pub backgrounds: Vec<Arc<Background>>,
+}
+
+impl Tokenizer {
+    /// The list that a profile names, if it names one; its digest if it is not there or does not fit.
+    fn background(&self, profile: &Profile) -> Result<Option<Arc<Background>>, Sha256Digest> {
+        let Some(named) = profile.background() else { return Ok(None) };
+        let fits = |list: &&Arc<Background>| {
+            list.digest() == named
+                && list.tokenizer() == profile.tokenizer()
+                && list.width() == profile.recipe().width
+        };
+        self.backgrounds.iter().find(fits).map(|list| Some(Arc::clone(list))).ok_or(named)
+    }
 }
 
 /// What a caller may see of a result.
@@ -72,6 +87,7 @@ pub(crate) struct Planned {
     pub(crate) lists: Arc<ListKey>,
     pub(crate) gamma: Gamma,
     pub(crate) mode: Mode,
+    pub(crate) background: Option<Arc<Background>>,
 }
 
 /// Tests that share a tokenizer, and so a tokenised text.
@@ -109,7 +125,14 @@ impl Plan {
     /// The detector's form of a group's tests.
     pub(crate) fn hypotheses(&self, group: &Group) -> Vec<Hypothesis<'_>> {
         let tests = group.tests.iter().filter_map(|test| self.tests.get(*test));
-        tests.map(|test| Hypothesis { lists: &test.lists, gamma: test.gamma, mode: test.mode }).collect()
+        tests
+            .map(|test| Hypothesis {
+                lists: &test.lists,
+                gamma: test.gamma,
+                mode: test.mode,
+                background: test.background.as_deref(),
+            })
+            .collect()
     }
 
     /// Whether any test needs the model.
@@ -205,12 +228,18 @@ pub(crate) fn plan(
         for (place, profile, mode) in &kinds {
             let Some(tokenizer) = tokenizers.get(*place) else { continue };
             let lists = key.lists(&profile.family());
+            // Profiles whose list is not there were refused.
+            let background = tokenizer.background(profile).ok().flatten();
             let reference = ProfileRef {
                 id: profile.id().to_string(),
                 names: names.get(profile.id().as_str()).cloned().unwrap_or_default(),
             };
             let same = tests.iter_mut().skip(first).find(|test| {
-                Arc::ptr_eq(&test.lists, &lists) && test.gamma == profile.gamma() && test.mode == *mode
+                let digest = |list: &Option<Arc<Background>>| list.as_ref().map(|list| list.digest());
+                Arc::ptr_eq(&test.lists, &lists)
+                    && test.gamma == profile.gamma()
+                    && test.mode == *mode
+                    && digest(&test.background) == digest(&background)
             });
             if let Some(same) = same {
                 if !same.profiles.contains(&reference) {
@@ -239,6 +268,7 @@ pub(crate) fn plan(
                 lists,
                 gamma: profile.gamma(),
                 mode: *mode,
+                background,
             });
         }
     }
@@ -350,6 +380,9 @@ fn profiles(
         let place = tokenizers.iter().position(|known| known.vocabulary.digest() == tokenizer);
         let place =
             place.ok_or_else(|| DetectionError::TokenizerNotLoaded { profile: shown(), tokenizer })?;
+        if let Some(Err(list)) = tokenizers.get(place).map(|tokenizer| tokenizer.background(profile)) {
+            return Err(DetectionError::BackgroundNotLoaded { profile: shown(), list });
+        }
         if !profiles.iter().any(|(_, known, _)| known == profile) {
             profiles.push((shown(), *profile, place));
         }

@@ -28,7 +28,11 @@ impl Served {
     /// Its tokenizer with itself, for detection.
     pub fn tokenizer(&self) -> Tokenizer {
         let reader: Arc<dyn Reader> = Arc::new(self.clone());
-        Tokenizer { vocabulary: Arc::clone(&self.0.vocabulary), reader: Some(reader) }
+        Tokenizer {
+            vocabulary: Arc::clone(&self.0.vocabulary),
+            reader: Some(reader),
+            backgrounds: Vec::new(),
+        }
     }
 }
 

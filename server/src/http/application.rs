@@ -1,6 +1,7 @@
 //! The application as a value: built from settings, bound to a port, run until it is told to stop.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -60,6 +61,12 @@ pub enum StartError {
     /// The model.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// A background list.
+    #[error(transparent)]
+    List(#[from] crate::background::ListFileError),
+    /// A background list of another tokenizer.
+    #[error("model.background_lists: {0} is for another tokenizer than the model's")]
+    OtherList(PathBuf),
     /// Us.
     #[error("the loading of the model ended unexpectedly")]
     Loading,
@@ -233,7 +240,15 @@ fn models(settings: &ModelSettings) -> Result<Models, StartError> {
     let Some(directory) = &settings.directory else { return Ok(Models::default()) };
     let options = Options { runtime: settings.onnxruntime.clone(), ..Options::new() };
     let model = Served::new(Arc::new(LoadedModel::load(None, directory, &options, EngineLimits::new())?));
-    Ok(Models { tokenizers: vec![model.tokenizer()], models: vec![Arc::new(model)] })
+    let mut tokenizer = model.tokenizer();
+    for path in &settings.background_lists {
+        let list = crate::background::read(path)?;
+        if list.tokenizer() != tokenizer.vocabulary.digest() {
+            return Err(StartError::OtherList(path.clone()));
+        }
+        tokenizer.backgrounds.push(Arc::new(list));
+    }
+    Ok(Models { tokenizers: vec![tokenizer], models: vec![Arc::new(model)] })
 }
 
 async fn drain(service: Arc<Service>, server: ServerHandle, stop: Stopper, notice: Duration) {

@@ -111,7 +111,7 @@ codes! {
     NoKeys = 409 "no_keys" Administrator "There is no key to look for";
     NoActiveKey = 409 "no_active_key" Administrator "The ring has no active key version";
     WrappedKeyRefused = 409 "wrapped_key_refused" Caller "The wrapped key does not open here";
-    TokenizerNotLoaded = 409 "tokenizer_not_loaded" Operator "The profile's tokenizer or model is not loaded";
+    TokenizerNotLoaded = 409 "tokenizer_not_loaded" Operator "The profile's tokenizer, model or background list is not loaded";
     ModeUnavailable = 409 "mode_unavailable" Operator "The mode needs what the profile or the loaded model lacks";
     WatermarkRequired = 409 "watermark_required" Administrator "A mark is required and cannot be applied";
     IdempotencyConflict = 409 "idempotency_conflict" Caller "The Idempotency-Key was used with another request";

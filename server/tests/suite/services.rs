@@ -5,13 +5,15 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use dandyroll_api::detect::{
-    BatchRequest, BatchText, DetectRequest, Detection, Look, ModeName, StreamLine, TextItem,
+    BatchRequest, BatchText, DetectRequest, Detection, Finding, Look, ModeName, StreamLine, TextItem,
 };
 use dandyroll_api::openai::{ChatChunk, Completion, CompletionRequest, Prompt, Watermark, WatermarkRequest};
 use dandyroll_api::problem::Problem;
-use dandyroll_detector::{Correction, Detector, Hypothesis, Mode, Policy as Bounds, Text, Verdict};
+use dandyroll_detector::{
+    Background, Correction, Detector, Hypothesis, Mode, Policy as Bounds, Text, Verdict,
+};
 use dandyroll_scheme::Recipe;
-use dandyroll_server::detection::{Detecting, DetectionError, DetectionSettings, ToProblem};
+use dandyroll_server::detection::{Detecting, DetectionError, DetectionSettings, ToProblem, Tokenizer};
 use dandyroll_server::generation::{
     Answer, Event, Generating, GenerationError, GenerationSettings, Model, Order, Running,
 };
@@ -34,6 +36,7 @@ on_both!(
     a_stream_is_the_same_text,
     without_an_audit_nothing_is_handed_out,
     results_are_the_library_s_number_for_number,
+    windows_of_a_profile_s_background_list_are_not_scored,
     tiers_hide_what_they_must,
     keys_are_named_in_every_way,
     one_bad_text_costs_itself_only,
@@ -124,11 +127,12 @@ fn only(completion: &Completion) -> (String, Watermark) {
     (completion.choices[0].text.clone(), completion.watermark.clone().unwrap())
 }
 
-/// A marked text that the model did not end before its time: keys are random, and so are the texts' lengths.
+/// A marked text that the model did not end before its time and in which it does not repeat itself: keys are
+/// random, and so are the texts.
 async fn long(world: &World, asker: &Asker) -> (i64, String, Watermark) {
-    for seed in 1..40 {
-        let (text, mark) = only(&complete(world, asker, request(seed, 200)).await.unwrap());
-        if mark.generated == 200 {
+    for seed in 1..80 {
+        let (text, mark) = only(&complete(world, asker, request(seed, 400)).await.unwrap());
+        if mark.generated == 400 && Fixture::get().is_varied(&text) {
             return (seed, text, mark);
         }
     }
@@ -168,7 +172,7 @@ async fn a_marked_text_is_detected_and_names_its_version(place: Place) {
     let world = plain(&place).await;
     let (_, old, mark) = long(&world, &writer()).await;
     assert_eq!((mark.applied, mark.reason.as_str(), mark.version), (true, "default_on", Some(1)));
-    assert_eq!((mark.generated, mark.eligible, mark.biased), (200, 198, 198));
+    assert_eq!((mark.generated, mark.eligible, mark.biased), (400, 398, 398));
     rotate(&world, "default").await;
     let (_, new, renewed) = long(&world, &writer()).await;
     assert_eq!(renewed.version, Some(2));
@@ -190,7 +194,7 @@ async fn a_marked_text_is_detected_and_names_its_version(place: Place) {
     let hash = world.node.hasher().hash(normalise(&old).text()).to_string();
     assert_eq!((row.output.as_deref(), row.outcome.as_deref()), (Some(hash.as_str()), Some("ok")));
     assert_eq!((row.version, row.key_id.as_ref()), (Some(1), mark.key_id.as_ref()));
-    assert!(row.detail.contains("\"biased\":198"), "{}", row.detail);
+    assert!(row.detail.contains("\"biased\":398"), "{}", row.detail);
     let rows = ends(&world, "detect").await;
     assert_eq!((rows.len(), rows[0].output.as_deref(), rows[0].version), (3, Some(hash.as_str()), Some(1)));
     // Keys that were derived once are not derived again.
@@ -276,7 +280,7 @@ async fn policies_are_kept_and_refusals_are_rows(place: Place) {
 async fn a_text_that_was_begun_is_finished_under_its_version(place: Place) {
     let world = plain(&place).await;
     let (seed, expected, _) = long(&world, &writer()).await;
-    let mut running = start(&world, &writer(), request(seed, 200)).await.unwrap();
+    let mut running = start(&world, &writer(), request(seed, 400)).await.unwrap();
     let mut whole = String::new();
     for _ in 0..20 {
         match running.next().await.unwrap() {
@@ -295,7 +299,7 @@ async fn a_text_that_was_begun_is_finished_under_its_version(place: Place) {
             Event::Failed(error) => panic!("{error}"),
         }
     };
-    assert_eq!((watermark.version, watermark.biased, whole == expected), (Some(1), 198, true));
+    assert_eq!((watermark.version, watermark.biased, whole == expected), (Some(1), 398, true));
     let found = world.detecting.detect(&reader(), text(&whole)).await.unwrap();
     assert_ne!(found.verdict, "detected", "a compromised version detects only when asked");
     let asked = DetectRequest { include_compromised: true, ..text(&whole) };
@@ -405,6 +409,41 @@ async fn without_an_audit_nothing_is_handed_out(place: Place) {
     assert_eq!(error.code(), "audit_unavailable");
 }
 
+async fn windows_of_a_profile_s_background_list_are_not_scored(place: Place) {
+    let world = plain(&place).await;
+    let fixture = Fixture::get();
+    let human = "The quick brown fox jumps over the lazy dog, and nobody saw why it did so.";
+    let ids = fixture.vocabulary().encode_ids(human).unwrap();
+    let listed = ids.windows(3).step_by(2);
+    let width = Recipe::prose_v1().width;
+    let list = Background::new(fixture.vocabulary().digest(), width, listed.clone()).unwrap();
+    let profile = fixture.profile(Recipe::prose_v1()).with_background(Some(list.digest()));
+    world.node.profiles().put(&profile, Some(&alias("prose-listed"))).await.unwrap();
+    world.node.refresh().await.unwrap();
+    let request = DetectRequest {
+        profiles: Some(vec!["prose-v1".into(), "prose-listed".into()]),
+        keys: Some(vec!["default".into()]),
+        ..text(human)
+    };
+    // Never judged as if there were no list.
+    let error = world.detecting.detect(&reader(), request.clone()).await.unwrap_err();
+    assert_eq!((error.code(), error.field()), ("tokenizer_not_loaded", Some("profiles")), "{error}");
+
+    let tokenizer = Tokenizer { backgrounds: vec![Arc::new(list)], ..fixture.tokenizer() };
+    let settings = DetectionSettings::standard();
+    let detecting = Detecting::start(world.node.clone(), vec![tokenizer], settings).unwrap();
+    let found = detecting.detect(&reader(), request).await.unwrap().findings.unwrap();
+    // No window of this text comes twice.
+    let scored = |id: &str| {
+        let of = |finding: &&Finding| finding.profiles.iter().any(|profile| profile.id == id);
+        found.iter().find(of).unwrap().scored
+    };
+    let all = u32::try_from(ids.len() - 2).unwrap();
+    let plain = fixture.profile(Recipe::prose_v1());
+    assert_eq!(scored(plain.id().as_str()), all);
+    assert_eq!(scored(profile.id().as_str()), all - u32::try_from(listed.count()).unwrap());
+}
+
 async fn results_are_the_library_s_number_for_number(place: Place) {
     let world = plain(&place).await;
     let (_, marked, _) = long(&world, &writer()).await;
@@ -424,7 +463,9 @@ async fn results_are_the_library_s_number_for_number(place: Place) {
     let modes = [Mode::ModelFree, Mode::Weighted];
     let hypotheses: Vec<Hypothesis<'_>> = lists
         .iter()
-        .flat_map(|lists| modes.map(|mode| Hypothesis { lists, gamma: prose.gamma(), mode }))
+        .flat_map(|lists| {
+            modes.map(|mode| Hypothesis { lists, gamma: prose.gamma(), mode, background: None })
+        })
         .collect();
     let bounds = Bounds::new(1e-4, 1e-3, 16, Correction::Holm).unwrap();
     let input = Text { ids: encoding.ids(), prompt: 0, entropies: Some(&entropies) };
