@@ -120,7 +120,7 @@ fn lines(url: &str, token: &str, model: Option<&Path>) -> Vec<String> {
     let Some(model) = model else { return vec![rotate] };
     let whole = model.canonicalize().unwrap_or_else(|_| model.to_path_buf());
     let name = whole.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let prompt = r#""prompt": "def read_lines(path):\n", "max_tokens": 256, "temperature": 1.0"#;
+    let prompt = r#""prompt": "def read_lines(path):\n", "max_tokens": 400, "temperature": 1.0"#;
     let body = format!("-d '{{\"model\": \"{name}\", {prompt}}}' | tee marked.json");
     let take = "python3 -c 'import json; print(json.dumps({\"text\": json.load(open(\"marked.json\"))[\"choices\"][0][\"text\"]}))'";
     vec![curl("/v1/completions", &body), format!("{take} | {}", curl("/v1/detect", "-d @-")), rotate]

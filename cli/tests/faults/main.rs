@@ -90,6 +90,9 @@ async fn killed_at_random_moments(place: Place) {
         token = token.or(service.token.take());
         let client = Client::new(&service.url, token.as_ref().expect("the first start prints a token"));
         client.ready().await;
+        if kill == 0 {
+            client.prepare().await;
+        }
         let load = Load::start(&client, kill % 10 == 0);
         tokio::time::sleep(moments.next(900)).await;
         service.kill();
@@ -114,8 +117,7 @@ async fn killed_at_random_moments(place: Place) {
             Acknowledged::Generated { version, text, tokens, .. } => {
                 assert!(known.contains(version), "version {version} is lost");
                 if *tokens >= 200 {
-                    names_its_version(&client, text, *version).await;
-                    detected += 1;
+                    detected += u32::from(names_its_version(&client, text, *version).await);
                 }
             }
             Acknowledged::Rotated { version, .. } => {
@@ -183,15 +185,25 @@ fn check_offline(place: &Place, when: &str) {
     );
 }
 
-async fn names_its_version(client: &Client, text: &str, version: u64) {
+/// Holds that a text is detected as marked by this version; false for one of too few distinct pairs to say
+/// anything (a small model that repeats itself), whatever their colours.
+///
+/// At δ 6 about nine pairs in ten are green. A text of 60 or more is missed at 1e-6 if no more than 32 are: with a
+/// share of 0.8 that has probability below 1e-6.
+async fn names_its_version(client: &Client, text: &str, version: u64) -> bool {
     let (status, found) = client.detect(text).await.unwrap();
-    assert_eq!((status, found["verdict"].as_str()), (200, Some("detected")), "{found}");
+    assert_eq!(status, 200, "{found}");
+    if found["findings"][0]["scored"].as_u64().unwrap() < 60 {
+        return false;
+    }
+    assert_eq!(found["verdict"], "detected", "{found}");
     let best = &found["findings"][0]["key"];
     assert_eq!(
         (best["alias"].as_str(), best["version"].as_u64()),
         (Some("default"), Some(version)),
         "{found}"
     );
+    true
 }
 
 /// Receipts that were begun and not ended.
@@ -230,7 +242,7 @@ async fn ten_rotations_under_two_servers_and_two_clients() {
             let (mine, other) = (clients[mine].clone(), clients[other].clone());
             let stop = std::sync::Arc::clone(&stop);
             tokio::spawn(async move {
-                let mut marked = Vec::new();
+                let (mut marked, mut judged) = (Vec::new(), 0_u32);
                 while !stop.load(std::sync::atomic::Ordering::Relaxed) {
                     let (status, made) = mine.generate(220).await.expect("an answer");
                     assert_eq!(status, 200, "{made}");
@@ -238,11 +250,11 @@ async fn ten_rotations_under_two_servers_and_two_clients() {
                     let text = made["choices"][0]["text"].as_str().unwrap();
                     if made["usage"]["completion_tokens"].as_u64().unwrap() >= 200 {
                         // At once, on the server that did not make it.
-                        names_its_version(&other, text, version).await;
+                        judged += u32::from(names_its_version(&other, text, version).await);
                     }
                     marked.push((made["watermark"]["receipt"].as_str().unwrap().to_owned(), version));
                 }
-                marked
+                (marked, judged)
             })
         })
         .into();
@@ -265,9 +277,11 @@ async fn ten_rotations_under_two_servers_and_two_clients() {
         tokio::time::sleep(Duration::from_millis(1500)).await;
     }
     stop.store(true, std::sync::atomic::Ordering::Relaxed);
-    let mut marked = Vec::new();
+    let (mut marked, mut judged) = (Vec::new(), 0);
     for client in running {
-        marked.extend(client.await.unwrap());
+        let (more, of_them) = client.await.unwrap();
+        marked.extend(more);
+        judged += of_them;
     }
     // No text carries a version that was not yet active: its row came after the activation's.
     let entries = clients[0].entries().await;
@@ -298,8 +312,8 @@ async fn ten_rotations_under_two_servers_and_two_clients() {
         }
         versions.insert(*version);
     }
-    println!("{} texts under versions {versions:?}, all detected", marked.len());
-    assert!(versions.len() >= 8, "{versions:?}");
+    println!("{} texts under versions {versions:?}, {judged} of them long enough and detected", marked.len());
+    assert!(versions.len() >= 8 && judged >= 8, "{judged} {versions:?}");
     assert!(a.terminate() && b.terminate(), "both end in order");
     check_offline(&first, "the end");
 }
