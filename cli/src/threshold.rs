@@ -112,7 +112,7 @@ struct Row {
     scored: f64,
     /// Mean lift of the scored pairs.
     lift: f64,
-    /// E[z] of the count of green pairs on 1000 positions.
+    /// The expected z of the count of green pairs on 1000 positions.
     z: f64,
     /// Divergence from the unmarked text, nats for 100 positions.
     damage: f64,
