@@ -236,6 +236,8 @@ async fn ten_rotations_under_two_servers_and_two_clients() {
     for client in &clients {
         client.ready().await;
     }
+    clients[0].prepare().await;
+    clients[1].knows().await;
     let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
     let running: Vec<_> = [(0, 1), (1, 0)]
         .map(|(mine, other)| {
@@ -327,6 +329,7 @@ async fn the_database_goes_and_comes_back() {
     let mut service = Service::start(&place);
     let client = Client::new(&service.url, &service.token.take().unwrap());
     client.ready().await;
+    client.prepare().await;
     let mut done = Vec::new();
     for _ in 0..3 {
         let load = Load::start(&client, false);
@@ -395,6 +398,7 @@ async fn the_disk_fills_up() {
     let mut service = Service::start(&place);
     let client = Client::new(&service.url, &service.token.take().unwrap());
     client.ready().await;
+    client.prepare().await;
     let mut done = Vec::new();
     for _ in 0..3 {
         let load = Load::start(&client, false);

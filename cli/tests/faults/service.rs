@@ -170,6 +170,16 @@ impl Client {
         let body = json!({ "name": STRONG, "profile": profile });
         let (status, stored) = self.post("/v1/admin/profiles", &body).await.unwrap();
         assert_eq!(status, 201, "{stored}");
+        self.knows().await;
+    }
+
+    /// Waits until the service knows [`STRONG`], which another server may have put.
+    pub(crate) async fn knows(&self) {
+        let begin = Instant::now();
+        while self.detect("a").await.is_none_or(|(status, _)| status != 200) {
+            assert!(begin.elapsed() < Duration::from_secs(10), "the profile never arrives");
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
     }
 
     /// A marked completion.

@@ -396,9 +396,11 @@ async fn a_stream_is_the_same_text(place: Place) {
 
 async fn without_an_audit_nothing_is_handed_out(place: Place) {
     let world = plain(&place).await;
-    let streamed = CompletionRequest { stream: Some(true), ..request(6, 12) };
+    // Long enough not to be done before the store is gone.
+    let (seed, ..) = long(&world, &writer()).await;
+    let streamed = CompletionRequest { stream: Some(true), ..request(seed, 400) };
     let running = start(&world, &writer(), streamed).await.unwrap();
-    let whole = start(&world, &writer(), request(6, 12)).await.unwrap();
+    let whole = start(&world, &writer(), request(seed, 400)).await.unwrap();
     world.node.store().close().await;
     let all = events(running).await;
     assert_eq!(all.last().map(String::as_str), Some("{\"error\":\"audit_unavailable\"}"));
