@@ -327,7 +327,9 @@ def retoken_section() -> str:
             "*unusual*: a token after another that the tokenizer would not have made of the two; *green*: how many of those "
             "were green (γ 0.25 of them without a mark); *pairs lost*: distinct generated (context, token) pairs that the "
             "text's tokens do not hold, with a 95 % interval (Clopper–Pearson, pairs taken as independent). log₁₀ p and "
-            f"texts with p ≤ 1e-5 on their first {first} tokens: from the generated tokens → from the text.",
+            f"texts with p ≤ 1e-5 on their first {first} tokens: from the generated tokens → from the text. Arms named *any* put δ on "
+            "every green token; the others, as the generator does by itself, leave likely tokens without δ that the tokenizer "
+            "would not have made after the token before (same prompts, keys and uniforms).",
             table(["texts", "T", "texts changed", "unusual", "green", "pairs lost", "log₁₀ p, whole texts",
                    f"detected on {first} tokens"], rows),
             RETOKEN_SAY.format(check_us=report["check_us"]),

@@ -100,6 +100,8 @@ pub(crate) struct Arm {
     pub(crate) name: String,
     /// `None`: not marked.
     pub(crate) recipe: Option<Recipe>,
+    /// Leave tokens without δ that the tokenizer would not have made ([`Request::only_usual`]).
+    pub(crate) only_usual: bool,
 }
 
 /// One continuation.
@@ -130,6 +132,7 @@ struct Header {
     set: String,
     arm: String,
     profile: Option<String>,
+    only_usual: bool,
     seed: u64,
     tokens: usize,
     temperature: f64,
@@ -276,6 +279,7 @@ impl Pool {
             set: arm.set.name().to_owned(),
             arm: arm.name.clone(),
             profile: profile.map(|profile| profile.canonical_json()),
+            only_usual: arm.only_usual,
             seed: self.seed,
             tokens: arm.set.tokens(),
             temperature: arm.set.temperature(),
@@ -353,7 +357,7 @@ impl Pool {
         let seed = number(self.seed, &purpose, *document);
         let sampling = Sampling::new(arm.set.temperature(), None, Some(TOP_P), None, seed);
         let plain = Request::new(ids.clone(), sampling.map_err(failed)?, arm.set.tokens());
-        let request = Request { marker, ..plain };
+        let request = Request { marker, only_usual: arm.only_usual, ..plain };
         let mut decoder = Decoder::new(request, &self.lexicon, self.model.limits()).map_err(failed)?;
         let (mut sequence, mut logits) = (self.model.begin().map_err(failed)?, Vec::new());
         self.model.prefill(&mut sequence, decoder.prompt(), &mut logits).map_err(failed)?;
@@ -381,12 +385,12 @@ fn read(path: &Path, header: &Header) -> Option<Vec<Completion>> {
 /// γ ¼ everywhere: what is compared is where and how strongly the mark acts.
 pub(crate) fn arm(set: Set, name: &str, delta: f64, width: u8, tau: Option<f64>) -> Result<Arm, Failure> {
     let recipe = Recipe::new(0.25, delta, width, tau).map_err(failed)?;
-    Ok(Arm { set, name: name.to_owned(), recipe: Some(recipe) })
+    Ok(Arm { set, name: name.to_owned(), recipe: Some(recipe), only_usual: true })
 }
 
 /// An arm without a mark.
 pub(crate) fn unmarked(set: Set) -> Arm {
-    Arm { set, name: "unmarked".to_owned(), recipe: None }
+    Arm { set, name: "unmarked".to_owned(), recipe: None, only_usual: true }
 }
 
 /// The built-in profiles' δ and τ at other context widths and seedings, and no mark. Seeding `min` differs from
@@ -413,6 +417,11 @@ pub(crate) fn mode_arms() -> Result<Vec<Arm>, Failure> {
         arms.push(arm(Set::Single, name, delta, 1, tau)?);
     }
     Ok(arms)
+}
+
+/// The same arm with δ on all green tokens, however the text will be read.
+pub(crate) fn of_any_tokens(arm: &Arm) -> Arm {
+    Arm { name: format!("{}-any", arm.name), only_usual: false, ..arm.clone() }
 }
 
 /// Makes every arm.

@@ -50,6 +50,8 @@ struct Report {
 struct Row {
     set: &'static str,
     arm: String,
+    /// Whether likely tokens that the tokenizer would not have made were left without δ.
+    only_usual: bool,
     width: u8,
     temperature: f64,
     texts: u32,
@@ -150,6 +152,7 @@ fn row(pool: &mut Pool, arm: &Arm, check_us: &mut f64) -> Result<Row, Failure> {
     Ok(Row {
         set: arm.set.name(),
         arm: arm.name.clone(),
+        only_usual: arm.only_usual,
         width: recipe.width.byte(),
         temperature: arm.set.temperature(),
         texts: count(texts.len()),
@@ -176,6 +179,9 @@ pub(crate) fn run(arguments: &RetokenArgs) -> Result<(), Failure> {
     let mut check_us = f64::INFINITY;
     let mut arms = pool::mode_arms()?;
     arms.extend(pool::width_arms(Set::Prose, &[0, 1, 2])?);
+    let marked: Vec<Arm> = arms.iter().filter(|arm| arm.recipe.is_some()).cloned().collect();
+    arms.extend(marked.iter().map(pool::of_any_tokens));
+    arms.sort_by(|a, b| (a.set.name(), &a.name).cmp(&(b.set.name(), &b.name)));
     let rows = arms.iter().map(|arm| row(&mut pool, arm, &mut check_us)).collect::<Result<Vec<_>, _>>()?;
     for row in &rows {
         println!(

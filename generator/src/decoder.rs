@@ -22,12 +22,16 @@ pub struct Request {
     pub stop: Vec<String>,
     /// Marks the text; `None` leaves it unmarked.
     pub marker: Option<Arc<Marker>>,
+    /// Leaves green tokens without δ where the tokenizer would not have made them after the token before: they
+    /// would be read as others, and their mark be lost.
+    pub only_usual: bool,
 }
 
 impl Request {
-    /// An unmarked request without stop strings.
+    /// An unmarked request without stop strings. [`Request::only_usual`] is set: it costs nothing that can be
+    /// measured beside a model and saves pairs (`docs/evidence.md`).
     pub fn new(prompt: Vec<TokenId>, sampling: Sampling, max_new_tokens: usize) -> Self {
-        Self { prompt, sampling, max_new_tokens, stop: Vec::new(), marker: None }
+        Self { prompt, sampling, max_new_tokens, stop: Vec::new(), marker: None, only_usual: true }
     }
 }
 
@@ -157,6 +161,7 @@ pub struct Decoder {
     prompt: Vec<TokenId>,
     lexicon: Lexicon,
     marker: Option<Arc<Marker>>,
+    only_usual: bool,
     chooser: Chooser,
     /// Tokens that may be generated, by the request and by the context.
     room: usize,
@@ -172,7 +177,7 @@ pub struct Decoder {
 impl Decoder {
     /// Checks a request against what the source can do.
     pub fn new(request: Request, lexicon: &Lexicon, limits: Limits) -> Result<Self, RequestError> {
-        let Request { mut prompt, sampling, max_new_tokens, stop, marker } = request;
+        let Request { mut prompt, sampling, max_new_tokens, stop, marker, only_usual } = request;
         if prompt.is_empty() {
             prompt.push(lexicon.bos().ok_or(RequestError::EmptyPrompt)?);
         }
@@ -199,6 +204,7 @@ impl Decoder {
             prompt,
             lexicon: lexicon.clone(),
             marker,
+            only_usual,
             room: max_new_tokens.min(left),
             full,
             spelling: StreamDecoder::continuing(),
@@ -241,6 +247,9 @@ impl Decoder {
         let marker = self.marker.as_deref();
         let marked =
             marker.map(|marker| marker.apply(&self.sampled, prediction.entropy(), &mut self.scratch));
+        if let (Some(Step::Biased), true, Some(last)) = (marked, self.only_usual, self.sampled.last()) {
+            self.lexicon.unbias(*last, logits, &mut self.scratch);
+        }
         self.lexicon.mask(&mut self.scratch);
         let token = self.chooser.choose(&mut self.scratch).ok_or(NoDistribution)?;
         let logprob = prediction.logprob(logits, token).ok_or(NoDistribution)?;

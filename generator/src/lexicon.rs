@@ -5,6 +5,8 @@ use std::sync::Arc;
 use dandyroll_scheme::TokenId;
 use dandyroll_vocab::Vocabulary;
 
+use crate::neighbours::Neighbours;
+
 /// A vocabulary with a model's conventions. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Lexicon {
@@ -13,6 +15,7 @@ pub struct Lexicon {
     unused: Arc<[TokenId]>,
     bos: Option<TokenId>,
     eos: Arc<[TokenId]>,
+    neighbours: Arc<Neighbours>,
 }
 
 impl Lexicon {
@@ -20,7 +23,7 @@ impl Lexicon {
     pub fn new(vocabulary: Arc<Vocabulary>, bos: Option<TokenId>, eos: &[TokenId]) -> Self {
         let size = u32::try_from(vocabulary.size()).unwrap_or(u32::MAX);
         let unused = (0..size).map(TokenId).filter(|id| vocabulary.token_bytes(*id).is_none()).collect();
-        Self { vocabulary, unused, bos, eos: eos.into() }
+        Self { vocabulary, unused, bos, eos: eos.into(), neighbours: Arc::default() }
     }
 
     /// The vocabulary.
@@ -36,6 +39,11 @@ impl Lexicon {
     /// Whether `token` ends a text.
     pub fn ends(&self, token: TokenId) -> bool {
         self.eos.contains(&token)
+    }
+
+    /// Takes δ back from likely tokens that the tokenizer would not have made after `last`.
+    pub(crate) fn unbias(&self, last: TokenId, raw: &[f32], marked: &mut [f32]) {
+        self.neighbours.unbias(&self.vocabulary, last, raw, marked);
     }
 
     /// Sets the logits of numbers that stand for nothing to −∞: padding beyond the vocabulary, and gaps.

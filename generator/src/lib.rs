@@ -10,6 +10,7 @@ mod choose;
 mod decoder;
 mod generate;
 mod lexicon;
+mod neighbours;
 pub mod onnx;
 mod sampling;
 mod score;
