@@ -268,6 +268,9 @@ pub struct Rewrapped {
 pub struct ProfileSpec {
     /// Always `green-list`.
     pub algorithm: String,
+    /// SHA-256 of the list of windows that detection leaves unscored, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub background_sha256: Option<String>,
     /// Always `raw-logits`.
     pub bias_site: String,
     /// h: how many previous tokens decide a list, 0 to 8.
@@ -282,7 +285,7 @@ pub struct ProfileSpec {
     pub gamma: f64,
     /// SHA-256 of the model, if τ is given.
     pub model_sha256: Option<String>,
-    /// Always `left`.
+    /// `left` (all h tokens decide a list) or `min` (the one that the key ranks lowest).
     pub seeding: String,
     /// SHA-256 of `tokenizer.json`.
     pub tokenizer_sha256: String,
@@ -309,6 +312,7 @@ mod profile_schema {
                 "function_version", "gamma", "model_sha256", "seeding", "tokenizer_sha256"],
             "properties": {
                 "algorithm": one("green-list"),
+                "background_sha256": hex,
                 "bias_site": one("raw-logits"),
                 "context_width": { "type": "integer", "minimum": 0, "maximum": 8, "description": "h, tokens" },
                 "delta": { "type": "number", "minimum": 1e-6, "maximum": 100, "description": "δ in logits" },

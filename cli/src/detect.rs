@@ -33,8 +33,9 @@ struct Reader {
     /// `None` where the profile names no model and none had to be hashed.
     #[serde(serialize_with = "digest")]
     model_sha256: Option<Sha256Digest>,
-    /// Another model than the profile names: a choice of whoever detects, that costs power and no validity.
-    surrogate: bool,
+    /// Whether it is another model than the profile names: a choice of whoever detects, that costs power and no
+    /// validity. `None` where the profile names no model.
+    surrogate: Option<bool>,
 }
 
 fn digest<S: serde::Serializer>(digest: &Option<Sha256Digest>, out: S) -> Result<S::Ok, S::Error> {
@@ -45,7 +46,11 @@ impl Reader {
     /// For the terminal and the page.
     fn words(&self) -> String {
         let model = self.model_sha256.map_or_else(|| "the model given".into(), |digest| digest.to_string());
-        if self.surrogate { format!("read with a surrogate, {model}") } else { format!("read with {model}") }
+        if self.surrogate == Some(true) {
+            format!("read with a surrogate, {model}")
+        } else {
+            format!("read with {model}")
+        }
     }
 }
 
@@ -97,7 +102,7 @@ impl Plan {
             }
             (None, None) => return Err(Failure::Usage("give --model DIR or --tokenizer FILE".into())),
         };
-        let mut reader = scorer.as_ref().map(|_| Reader { model_sha256: own, surrogate: false });
+        let mut reader = scorer.as_ref().map(|_| Reader { model_sha256: own, surrogate: Some(false) });
         if let Some(path) = &args.entropy_model {
             let directory = model::Directory::open(path)?;
             let (found, expected) = (directory.vocabulary.digest(), vocabulary.digest());
@@ -109,7 +114,7 @@ impl Plan {
                 )));
             }
             let digest = directory.files.model_sha256()?;
-            reader = Some(Reader { model_sha256: Some(digest), surrogate: own != Some(digest) });
+            reader = Some(Reader { model_sha256: Some(digest), surrogate: own.map(|own| own != digest) });
             scorer = Some(model::Scorer::new(directory.load(library, args.threads)?));
         }
         let prompt = match (&args.prompt_file, &args.prompt_ids) {

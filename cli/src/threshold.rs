@@ -7,14 +7,12 @@ use std::path::Path;
 
 use dandyroll_generator::{LogitSource, NoDistribution, Prediction};
 use dandyroll_scheme::softmax::{exp, maximum};
-use dandyroll_scheme::{Nats, OutOfRange, Recipe, TokenId};
-use dandyroll_vocab::normalise;
-use serde::Deserialize;
+use dandyroll_scheme::{Nats, OutOfRange, Recipe, Seeding, TokenId};
 use serde_json::json;
 
 use crate::args::{RuleArg, ThresholdArgs};
+use crate::corpus::each_text;
 use crate::failure::{Failure, Outcome};
-use crate::input::Source;
 use crate::model;
 use crate::profile::Named;
 use crate::terminal::Progress;
@@ -184,28 +182,6 @@ fn propose(rows: &[Row], rule: RuleArg, keep: Option<f64>) -> Option<usize> {
     }
 }
 
-#[derive(Deserialize)]
-struct Line {
-    text: String,
-}
-
-/// The texts of a corpus: the field `text` of each line of a file whose name ends in .jsonl, else the file.
-fn texts(path: &Path) -> Result<Vec<String>, Failure> {
-    let source = Source::of(path);
-    let text = source.read()?;
-    if path.extension().is_none_or(|extension| extension != "jsonl") {
-        return Ok(vec![text]);
-    }
-    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-    lines
-        .map(|(number, line)| {
-            serde_json::from_str::<Line>(line)
-                .map(|line| line.text)
-                .map_err(|error| Failure::Usage(format!("{}, line {}: {error}", source.name(), number + 1)))
-        })
-        .collect()
-}
-
 /// Reads the corpora with the model until `args.tokens` tokens were read.
 fn read(
     args: &ThresholdArgs,
@@ -217,61 +193,61 @@ fn read(
     let context = model.limits().context.max(2);
     let width = recipe.width.len();
     let (gamma, delta) = (recipe.gamma.effective(), recipe.delta.get());
-    let mut documents = Vec::new();
-    let mut left = args.tokens;
-    let mut progress = Progress::new("reading with the model", args.tokens);
-    for path in &args.corpus {
-        for text in texts(path)? {
-            let mut ids = vocabulary.encode_ids(normalise(&text).text())?;
-            ids.truncate(left);
-            left -= ids.len();
-            let mut numbers: HashMap<&[TokenId], u32> = HashMap::new();
-            let mut document = Vec::with_capacity(ids.len());
-            // A document longer than the context is read in pieces; where nothing stands before a piece,
-            // its first token is not predicted.
-            let piece = context - usize::from(bos.is_some());
-            for (number, chunk) in ids.chunks(piece).enumerate() {
-                let fed: Vec<TokenId> = bos.into_iter().chain(chunk.iter().copied()).collect();
-                let lead = usize::from(bos.is_some());
-                let mut undefined = false;
-                let mut sequence = model.begin().map_err(dandyroll_generator::ScoreError::from)?;
-                let last = fed.len().saturating_sub(1);
-                model
-                    .each_position(&mut sequence, &fed[..last], &mut |i, logits| {
-                        // These logits predict fed[i + 1].
-                        let at = number * piece + i + 1 - lead;
-                        let Ok(prediction) = Prediction::of(logits) else {
-                            undefined = true;
-                            return;
-                        };
-                        let Some(effect) = Effect::of_logits(logits, &prediction, gamma, delta) else {
-                            undefined = true;
-                            return;
-                        };
-                        let window = at.checked_sub(width).and_then(|from| ids.get(from..=at));
-                        let pair = window.map(|window| {
-                            let next = u32::try_from(numbers.len()).unwrap_or(u32::MAX);
-                            *numbers.entry(window).or_insert(next)
-                        });
-                        let likeliest = prediction.top(logits, 1).first().map_or(0.0, |(_, ln)| ln.exp());
-                        document.push(Position {
-                            pair,
-                            entropy: prediction.entropy().get(),
-                            effect,
-                            forced: likeliest >= FORCED,
-                        });
-                        progress.step();
-                    })
-                    .map_err(dandyroll_generator::ScoreError::from)?;
-                if undefined {
-                    return Err(dandyroll_generator::ScoreError::from(NoDistribution).into());
-                }
-            }
-            documents.push(document);
-            if left == 0 {
-                return Ok(Reading { documents });
+    let (mut texts, mut left) = (Vec::new(), args.tokens);
+    each_text(&args.corpus, vocabulary, |ids| -> Result<(), Failure> {
+        let ids = &ids[..ids.len().min(left)];
+        left -= ids.len();
+        if !ids.is_empty() {
+            texts.push(ids.to_vec());
+        }
+        Ok(())
+    })?;
+    let mut documents = Vec::with_capacity(texts.len());
+    let mut progress = Progress::new("reading with the model", texts.iter().map(Vec::len).sum());
+    for ids in &texts {
+        let mut numbers: HashMap<&[TokenId], u32> = HashMap::new();
+        let mut document = Vec::with_capacity(ids.len());
+        // A document longer than the context is read in pieces; where nothing stands before a piece,
+        // its first token is not predicted.
+        let piece = context - usize::from(bos.is_some());
+        for (number, chunk) in ids.chunks(piece).enumerate() {
+            let fed: Vec<TokenId> = bos.into_iter().chain(chunk.iter().copied()).collect();
+            let lead = usize::from(bos.is_some());
+            let mut undefined = false;
+            let mut sequence = model.begin().map_err(dandyroll_generator::ScoreError::from)?;
+            let last = fed.len().saturating_sub(1);
+            model
+                .each_position(&mut sequence, &fed[..last], &mut |i, logits| {
+                    // These logits predict fed[i + 1].
+                    let at = number * piece + i + 1 - lead;
+                    let Ok(prediction) = Prediction::of(logits) else {
+                        undefined = true;
+                        return;
+                    };
+                    let Some(effect) = Effect::of_logits(logits, &prediction, gamma, delta) else {
+                        undefined = true;
+                        return;
+                    };
+                    let window = at.checked_sub(width).and_then(|from| ids.get(from..=at));
+                    let pair = window.map(|window| {
+                        let next = u32::try_from(numbers.len()).unwrap_or(u32::MAX);
+                        *numbers.entry(window).or_insert(next)
+                    });
+                    let likeliest = prediction.top(logits, 1).first().map_or(0.0, |(_, ln)| ln.exp());
+                    document.push(Position {
+                        pair,
+                        entropy: prediction.entropy().get(),
+                        effect,
+                        forced: likeliest >= FORCED,
+                    });
+                    progress.step();
+                })
+                .map_err(dandyroll_generator::ScoreError::from)?;
+            if undefined {
+                return Err(dandyroll_generator::ScoreError::from(NoDistribution).into());
             }
         }
+        documents.push(document);
     }
     Ok(Reading { documents })
 }
@@ -425,13 +401,22 @@ pub(crate) fn run(
     let directory = model::Directory::open(&args.model)?;
     let (vocabulary, digest) = (directory.vocabulary.clone(), directory.files.model_sha256()?);
     let recipe = Recipe { threshold: None, ..named.recipe() };
+    if recipe.seeding != Seeding::Left {
+        let what = "pairs are counted by whole windows, as seeding left does; this profile's is another";
+        return Err(Failure::Usage(format!("--profile {}: {what}", args.profile)));
+    }
     let mut model = directory.load(library, args.threads)?;
     let reading = read(args, &recipe, &vocabulary, &mut model)?;
     let positions: usize = reading.documents.iter().map(Vec::len).sum();
     let gamma = recipe.gamma.effective();
     let rows = reading.rows(gamma, None);
-    let chosen = propose(&rows, args.rule, args.keep).filter(|_| positions > 0);
-    let chosen = chosen.ok_or_else(|| Failure::Usage("the corpora hold no text to propose from".into()))?;
+    if positions == 0 {
+        return Err(Failure::Usage("the corpora hold no text to propose from".into()));
+    }
+    let chosen = propose(&rows, args.rule, args.keep).ok_or_else(|| {
+        let most = f64::from(STEPS) * STEP;
+        Failure::Usage(format!("--keep: no threshold up to {most} nats keeps so few positions"))
+    })?;
     // How much the proposal hangs on the texts at hand: the same rule on either half of them.
     let halves: Vec<f64> = [0, 1]
         .into_iter()
@@ -444,7 +429,11 @@ pub(crate) fn run(
     // A threshold of 0 lets everything through that is not certain.
     let threshold = Some(tau).filter(|tau| *tau > 0.0).map(Nats::threshold).transpose()?;
     let profile = Recipe { threshold, ..recipe }.bind(vocabulary.digest(), Some(digest));
-    let profile = profile.map_err(|error| Failure::Usage(error.to_string()))?;
+    let background = match &named {
+        Named::BuiltIn(..) => None,
+        Named::Bound(profile) => profile.background(),
+    };
+    let profile = profile.map_err(|error| Failure::Usage(error.to_string()))?.with_background(background);
     let rule = match (args.keep, args.rule) {
         (Some(keep), _) => format!("at most {:.0} % of positions kept", 100.0 * keep),
         (None, RuleArg::Power) => "greatest expected z of the count of green pairs".to_owned(),

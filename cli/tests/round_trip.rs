@@ -178,7 +178,12 @@ fn entropies_of_another_model_are_a_stated_choice() {
     let ran = run(&["--json", "--entropy-model", &other]);
     assert_eq!(ran.code, 0, "{}", ran.err);
     assert_eq!(ran.json()["findings"], own["findings"]);
-    let shown = run(&["--entropy-model", &other]);
+    // The profile was bound to no model, so nothing says whether it is a surrogate.
+    assert_eq!(ran.json()["entropies"]["surrogate"], Value::Null);
+    let shown = bench.run(
+        &[&["detect", "--model", &model(), "--entropy-model", &other][..], &base].concat(),
+        text.as_bytes(),
+    );
     assert!(shown.out.contains("entropies  read with a surrogate, "), "{}", shown.out);
     let strange = fixture("layouts/gpt2").to_str().unwrap().to_owned();
     for (more, expected) in [

@@ -211,7 +211,10 @@ impl Background {
     /// Whether a window is on the list. Compared exactly.
     #[inline]
     pub fn contains(&self, window: &[TokenId]) -> bool {
-        let stride = window.len();
+        let stride = self.width.len() + 1;
+        if window.len() != stride {
+            return false;
+        }
         let mask = self.slots.len() - 1;
         let mut slot = start(window, self.slots.len());
         loop {

@@ -23,6 +23,22 @@ pub struct Hypothesis<'a> {
     pub background: Option<&'a Background>,
 }
 
+impl Hypothesis<'_> {
+    /// Whether this text can be judged under it.
+    fn fits(&self, text: &Text<'_>) -> Result<(), DetectError> {
+        if self.mode.needs_entropies() && text.entropies.is_none() {
+            return Err(DetectError::EntropiesNeeded(self.mode.name()));
+        }
+        match self.background {
+            Some(list) if list.width() != self.lists.width() => Err(DetectError::BackgroundWidth {
+                background: list.width().byte(),
+                lists: self.lists.width().byte(),
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// A tokenised text.
 #[derive(Clone, Copy, Debug)]
 pub struct Text<'a> {
@@ -249,6 +265,9 @@ impl Detector {
         if hypotheses.is_empty() {
             return Err(DetectError::NoHypotheses);
         }
+        for hypothesis in hypotheses {
+            hypothesis.fits(&text)?;
+        }
         // Neighbours share what they can; every result goes back to its place.
         let mut order = std::mem::take(&mut self.order);
         order.clear();
@@ -295,6 +314,7 @@ impl Detector {
         hypothesis: &Hypothesis<'_>,
     ) -> Result<Vec<Colour>, DetectError> {
         let generated = text.generated()?;
+        hypothesis.fits(&generated)?;
         self.prepare(&generated, hypothesis, Ready::default())?;
         let mut colours = Vec::with_capacity(text.ids.len());
         colours.resize(text.prompt, Colour::NotScored(Reason::Prompt));
@@ -313,18 +333,7 @@ impl Detector {
         hypothesis: &Hypothesis<'a>,
         mut ready: Ready<'a>,
     ) -> Result<Ready<'a>, DetectError> {
-        let Hypothesis { lists, mode, background, .. } = *hypothesis;
-        if mode.needs_entropies() && text.entropies.is_none() {
-            return Err(DetectError::EntropiesNeeded(mode.name()));
-        }
-        if let Some(list) = background
-            && list.width() != lists.width()
-        {
-            return Err(DetectError::BackgroundWidth {
-                background: list.width().byte(),
-                lists: lists.width().byte(),
-            });
-        }
+        let Hypothesis { lists, background, .. } = *hypothesis;
         let address = |background: Option<&Background>| background.map(std::ptr::from_ref);
         let same_background = address(ready.background) == address(background);
         if same_background && ready.lists.is_some_and(|before| std::ptr::eq(before, lists)) {

@@ -151,7 +151,7 @@ impl Distinct {
             return None;
         }
         let first = index(entry.at.checked_sub(self.base)?);
-        self.places.get(first).copied().filter(|_| at(first) == *run)
+        self.places.get(first).copied().filter(|place| *place != NONE && at(first) == *run)
     }
 
     #[inline(always)]
@@ -284,10 +284,12 @@ impl Default for Windows {
 impl Windows {
     /// The windows of an empty text.
     pub fn new() -> Self {
+        let mut distinct = Distinct::new();
+        distinct.clear(ContextWidth::MAX.len());
         Self {
             width: ContextWidth::MAX,
             seeding: Seeding::Left,
-            distinct: Distinct::new(),
+            distinct,
             tokens: Distinct::new(),
             ranks: Vec::new(),
             chosen: Vec::new(),
@@ -338,6 +340,8 @@ impl Windows {
     pub fn read_for(&mut self, ids: &[TokenId], lists: &ListKey) -> Result<(), TextTooLong> {
         match lists.seeding() {
             Seeding::Min => {
+                (self.width, self.seeding) = (lists.width(), Seeding::Min);
+                self.distinct.clear(lists.effective_width());
                 self.read_tokens(ids)?;
                 self.choose(ids, lists, None);
                 Ok(())
@@ -561,6 +565,12 @@ mod tests {
             width: ContextWidth::new(width).unwrap(),
             seeding,
         })
+    }
+
+    #[test]
+    fn before_the_first_text_there_are_no_windows() {
+        let (windows, mut words) = (Windows::new(), vec![1]);
+        assert_eq!((windows.words(&lists(1, 8, Seeding::Left), &mut words), words.len()), (Ok(()), 0));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use dandyroll_scheme::{Marker, Nats, Step, TokenId};
 use dandyroll_vocab::{StreamDecoder, VocabError};
 
 use crate::choose::Chooser;
+use crate::neighbours::Likely;
 use crate::stop::StopScanner;
 use crate::{Lexicon, Limits, NoDistribution, Prediction, Sampling, SourceError};
 
@@ -22,14 +23,14 @@ pub struct Request {
     pub stop: Vec<String>,
     /// Marks the text; `None` leaves it unmarked.
     pub marker: Option<Arc<Marker>>,
-    /// Leaves green tokens without δ where the tokenizer would not have made them after the token before: they
-    /// would be read as others, and their mark be lost.
+    /// Leaves likely green tokens without δ where the tokenizer would not have made them after the token before:
+    /// they would be read as others, and their mark be lost.
     pub only_usual: bool,
 }
 
 impl Request {
-    /// An unmarked request without stop strings. [`Request::only_usual`] is set: it costs nothing that can be
-    /// measured beside a model and saves pairs (`docs/evidence.md`).
+    /// An unmarked request without stop strings. [`Request::only_usual`] is set: what it saves is in
+    /// `docs/evidence.md`.
     pub fn new(prompt: Vec<TokenId>, sampling: Sampling, max_new_tokens: usize) -> Self {
         Self { prompt, sampling, max_new_tokens, stop: Vec::new(), marker: None, only_usual: true }
     }
@@ -120,7 +121,7 @@ pub struct Counts {
     pub generated: usize,
     /// Those of them with `h` generated tokens before them, which a detector may score.
     pub eligible: usize,
-    /// Those of them whose logits were biased: eligible, and with an entropy above τ.
+    /// Those of them at whose step logits were biased: eligible, and with an entropy above τ.
     pub biased: usize,
 }
 
@@ -169,6 +170,7 @@ pub struct Decoder {
     spelling: StreamDecoder,
     scanner: StopScanner,
     scratch: Vec<f32>,
+    likely: Likely,
     sampled: Vec<TokenId>,
     generation: Generation,
     finished: bool,
@@ -210,6 +212,7 @@ impl Decoder {
             spelling: StreamDecoder::continuing(),
             scanner: StopScanner::new(stop),
             scratch: Vec::new(),
+            likely: Likely::default(),
             sampled: Vec::new(),
             generation,
             finished: max_new_tokens == 0,
@@ -247,10 +250,10 @@ impl Decoder {
         let marker = self.marker.as_deref();
         let marked =
             marker.map(|marker| marker.apply(&self.sampled, prediction.entropy(), &mut self.scratch));
-        if let (Some(Step::Biased), true, Some(last)) = (marked, self.only_usual, self.sampled.last()) {
-            self.lexicon.unbias(*last, logits, &mut self.scratch);
-        }
         self.lexicon.mask(&mut self.scratch);
+        if let (Some(Step::Biased), true, Some(last)) = (marked, self.only_usual, self.sampled.last()) {
+            self.lexicon.unbias(*last, logits, &mut self.scratch, &mut self.likely);
+        }
         let token = self.chooser.choose(&mut self.scratch).ok_or(NoDistribution)?;
         let logprob = prediction.logprob(logits, token).ok_or(NoDistribution)?;
         let step = StepRecord { token, entropy: prediction.entropy(), logprob, marked };

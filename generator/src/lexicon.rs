@@ -5,7 +5,7 @@ use std::sync::Arc;
 use dandyroll_scheme::TokenId;
 use dandyroll_vocab::Vocabulary;
 
-use crate::neighbours::Neighbours;
+use crate::neighbours::{Likely, Neighbours};
 
 /// A vocabulary with a model's conventions. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -42,8 +42,9 @@ impl Lexicon {
     }
 
     /// Takes δ back from likely tokens that the tokenizer would not have made after `last`.
-    pub(crate) fn unbias(&self, last: TokenId, raw: &[f32], marked: &mut [f32]) {
-        self.neighbours.unbias(&self.vocabulary, last, raw, marked);
+    /// For masked logits.
+    pub(crate) fn unbias(&self, last: TokenId, raw: &[f32], marked: &mut [f32], likely: &mut Likely) {
+        self.neighbours.unbias(&self.vocabulary, last, raw, marked, likely);
     }
 
     /// Sets the logits of numbers that stand for nothing to −∞: padding beyond the vocabulary, and gaps.

@@ -5,7 +5,7 @@ use crate::{Delta, Gamma, ListKey, MasterKey, Nats, Profile, TokenId};
 /// What the processor did to one step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// δ was added to every green token.
+    /// δ was added to green tokens: by [`Marker::apply`] to all of them.
     Biased,
     /// The entropy was not above τ: the logits are untouched (Lee et al. 2023, SWEET, §4).
     LowEntropy,

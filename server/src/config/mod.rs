@@ -227,6 +227,10 @@ impl Settings {
             onnxruntime: reader.optional_path("model.onnxruntime"),
             background_lists: reader.paths("model.background_lists"),
         };
+        if model.directory.is_none() && !model.background_lists.is_empty() {
+            reader
+                .fault("model.background_lists", "it needs model.directory: a list belongs to its tokenizer");
+        }
         let generation = services::generation(&mut reader);
         let detection = services::detection(&mut reader, http.body_limit);
         let effective = reader.finish()?;

@@ -145,6 +145,17 @@ async fn profiles_are_stored_named_and_found(place: Place) {
     let second = server.get(&format!("/v1/admin/profiles?limit=1&cursor={next}")).await.good();
     assert!(second["next"].is_null());
     assert_ne!(first["profiles"][0]["id"], second["profiles"][0]["id"]);
+    // With a background list, and with the other seeding: stored, shown and listed like any other.
+    let mut listed = profile(2);
+    listed["background_sha256"] = json!("02".repeat(32));
+    listed["seeding"] = json!("min");
+    let stored =
+        server.post("/v1/admin/profiles", json!({ "name": "listed", "profile": listed })).await.good();
+    server.until(|| server.service.node().snapshot().profiles.find("listed").is_ok()).await;
+    assert_eq!(server.get("/v1/admin/profiles/listed").await.good()["profile"], listed);
+    let page = server.get("/v1/admin/profiles?limit=50").await.good();
+    let rows = page["profiles"].as_array().unwrap();
+    assert!(rows.iter().any(|row| row["id"] == stored["id"] && row["profile"] == listed), "{page}");
     let bad = server.post("/v1/admin/profiles", json!({ "profile": { "gamma": 7 } })).await;
     assert_eq!((bad.status, bad.code().as_str()), (422, "missing_field"));
     let mut hot = profile(2);
