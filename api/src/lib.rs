@@ -11,6 +11,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
 pub mod admin;
 pub mod audit;
+pub mod calibration;
 pub mod detect;
 pub mod health;
 pub mod openai;

@@ -209,15 +209,13 @@ pub(crate) struct DetectArgs {
     pub(crate) threads: Option<NonZeroUsize>,
 }
 
+/// Which texts keys are calibrated on, and by what they are judged.
 #[derive(Debug, Args)]
 #[command(group(clap::ArgGroup::new("calibration_vocabulary").required(true).multiple(true)))]
-pub(crate) struct CalibrateArgs {
+pub(crate) struct TrialArgs {
     /// Human texts of the kind that will be judged: .jsonl files with a field `text` a line, any other file as one.
     #[arg(value_name = "FILE", required = true)]
     pub(crate) corpora: Vec<PathBuf>,
-    /// A key; may be given several times.
-    #[arg(long, value_name = "FILE", required = true)]
-    pub(crate) key_file: Vec<PathBuf>,
     /// A built-in profile (prose-v1, code-v1) or a profile's JSON file.
     #[arg(long, value_name = "P")]
     pub(crate) profile: String,
@@ -230,6 +228,18 @@ pub(crate) struct CalibrateArgs {
     /// The background list that the profile names, if it names one.
     #[arg(long, value_name = "FILE")]
     pub(crate) background: Option<PathBuf>,
+    /// Threads that the model may use; default: all cores.
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<NonZeroUsize>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CalibrateArgs {
+    #[command(flatten)]
+    pub(crate) trial: TrialArgs,
+    /// A key; may be given several times.
+    #[arg(long, value_name = "FILE", required = true)]
+    pub(crate) key_file: Vec<PathBuf>,
     /// How to count; may be given several times.
     #[arg(long, value_name = "MODE", default_value = "auto")]
     pub(crate) mode: Vec<ModeArg>,
@@ -239,9 +249,6 @@ pub(crate) struct CalibrateArgs {
     /// Draw the rates and their intervals.
     #[arg(long, value_name = "FILE")]
     pub(crate) svg: Option<PathBuf>,
-    /// Threads that the model may use; default: all cores.
-    #[arg(long, value_name = "N")]
-    pub(crate) threads: Option<NonZeroUsize>,
 }
 
 #[derive(Debug, Subcommand)]

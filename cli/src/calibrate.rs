@@ -2,15 +2,16 @@
 
 use std::fmt::Write as _;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use dandyroll_detector::{Calibration, Detector, Hypothesis, Policy, Text};
-use dandyroll_scheme::KeyId;
-use dandyroll_server::calibration::{BandRow, CalibrationReport, CorpusFacts, count_text};
+use dandyroll_api::calibration::{CalibrationBand, CalibrationCorpus, CalibrationReport};
+use dandyroll_detector::{Background, Calibration, Detector, Hypothesis, Mode, Policy, Text};
+use dandyroll_scheme::{KeyId, ListFamily, ListKey, Profile};
+use dandyroll_server::calibration::{count_text, json, report};
 use dandyroll_vocab::Vocabulary;
 
-use crate::args::CalibrateArgs;
+use crate::args::{CalibrateArgs, ModeArg, TrialArgs};
 use crate::corpus::each_text;
 use crate::detect::modes;
 use crate::failure::{Failure, Outcome};
@@ -24,62 +25,18 @@ pub(crate) fn run(
     library: Option<&Path>,
     out: &mut dyn Write,
 ) -> Result<Outcome, Failure> {
-    let named = Named::find(&args.profile)?;
-    let modes = modes(&args.mode, &named, &args.profile, args.model.is_some())?;
-    let list = background::of_named(&named, args.background.as_deref())?;
+    let mut trial = Trial::open(&args.trial, &args.mode, library)?;
     let masters = args.key_file.iter().map(|path| keyfile::read(path)).collect::<Result<Vec<_>, _>>()?;
-    let (vocabulary, mut scorer, profile) = match (&args.model, &args.tokenizer) {
-        (Some(path), _) => {
-            let directory = model::Directory::open(path)?;
-            let profile = directory.bind(&named)?;
-            let vocabulary = Arc::clone(&directory.vocabulary);
-            let needed = modes.iter().any(|mode| mode.needs_entropies());
-            let model = needed.then(|| directory.load(library, args.threads)).transpose()?;
-            (vocabulary, model.map(model::Scorer::new), profile)
-        }
-        (None, Some(path)) => {
-            let vocabulary = Arc::new(Vocabulary::open(path)?);
-            let profile = named.bind(vocabulary.digest(), None)?;
-            (vocabulary, None, profile)
-        }
-        (None, None) => return Err(Failure::Usage("give --model DIR or --tokenizer FILE".into())),
-    };
-    let family = profile.family();
-    let keys: Vec<(KeyId, _)> = masters.iter().map(|key| (key.id(), key.lists(&family))).collect();
+    let family = trial.family();
+    let keys: Vec<(KeyId, ListKey)> = masters.iter().map(|key| (key.id(), key.lists(&family))).collect();
     drop(masters);
-    let hypotheses: Vec<Hypothesis<'_>> = keys
-        .iter()
-        .flat_map(|(_, lists)| modes.iter().map(move |mode| (lists, *mode)))
-        .map(|(lists, mode)| Hypothesis { lists, gamma: profile.gamma(), mode, background: list.as_ref() })
-        .collect();
-    let policy = Policy::STANDARD;
-    let mut found = vec![Calibration::new(); hypotheses.len()];
-    let mut detector = Detector::new();
-    let corpora = each_text(&args.corpora, &vocabulary, |ids| -> Result<(), Failure> {
-        let entropies = match &mut scorer {
-            Some(scorer) => Some(scorer.entropies(&[], ids)?),
-            None => None,
-        };
-        let text = Text { ids, prompt: 0, entropies: entropies.as_deref() };
-        count_text(&mut detector, &text, &hypotheses, &policy, &mut found)?;
-        Ok(())
-    })?;
-    let facts: Vec<CorpusFacts> = corpora
-        .into_iter()
-        .map(|corpus| CorpusFacts { name: corpus.name, sha256: corpus.sha256, documents: corpus.documents })
-        .collect();
-    let names = keys.iter().flat_map(|(id, _)| modes.iter().map(move |mode| (id, mode.name())));
-    let mut reports = Vec::new();
-    for ((id, mode), found) in names.zip(&found) {
-        let report =
-            CalibrationReport::new(id, &profile.id(), mode, policy.min_scored(), facts.clone(), found)
-                .map_err(|error| Failure::Usage(error.to_string()))?;
+    let reports = trial.reports(&keys, &args.trial.corpora)?;
+    for report in &reports {
         if args.json {
-            writeln!(out, "{}", report.json())?;
+            writeln!(out, "{}", json(report))?;
         } else {
-            write!(out, "{}", table(&report))?;
+            write!(out, "{}", table(report))?;
         }
-        reports.push(report);
     }
     out.flush()?;
     if let Some(path) = &args.svg {
@@ -96,7 +53,94 @@ pub(crate) fn run(
     Ok(Outcome::Done)
 }
 
-fn band_name(row: &BandRow) -> String {
+/// By what texts are judged, whatever the keys.
+pub(crate) struct Trial {
+    profile: Profile,
+    modes: Vec<Mode>,
+    list: Option<Background>,
+    vocabulary: Arc<Vocabulary>,
+    scorer: Option<model::Scorer>,
+}
+
+impl Trial {
+    /// Opens what the arguments name, and the model if a mode needs it.
+    pub(crate) fn open(args: &TrialArgs, asked: &[ModeArg], library: Option<&Path>) -> Result<Self, Failure> {
+        let named = Named::find(&args.profile)?;
+        let modes = modes(asked, &named, &args.profile, args.model.is_some())?;
+        let list = background::of_named(&named, args.background.as_deref())?;
+        let (vocabulary, scorer, profile) = match (&args.model, &args.tokenizer) {
+            (Some(path), _) => {
+                let directory = model::Directory::open(path)?;
+                let profile = directory.bind(&named)?;
+                let vocabulary = Arc::clone(&directory.vocabulary);
+                let needed = modes.iter().any(|mode| mode.needs_entropies());
+                let model = needed.then(|| directory.load(library, args.threads)).transpose()?;
+                (vocabulary, model.map(model::Scorer::new), profile)
+            }
+            (None, Some(path)) => {
+                let vocabulary = Arc::new(Vocabulary::open(path)?);
+                let profile = named.bind(vocabulary.digest(), None)?;
+                (vocabulary, None, profile)
+            }
+            (None, None) => return Err(Failure::Usage("give --model DIR or --tokenizer FILE".into())),
+        };
+        Ok(Self { profile, modes, list, vocabulary, scorer })
+    }
+
+    /// Which sub-keys are needed.
+    pub(crate) fn family(&self) -> ListFamily {
+        self.profile.family()
+    }
+
+    /// Judges the corpora under every key and mode: a report of each, by key and then by mode.
+    pub(crate) fn reports(
+        &mut self,
+        keys: &[(KeyId, ListKey)],
+        corpora: &[PathBuf],
+    ) -> Result<Vec<CalibrationReport>, Failure> {
+        let Self { profile, modes, list, vocabulary, scorer } = self;
+        let hypotheses: Vec<Hypothesis<'_>> = keys
+            .iter()
+            .flat_map(|(_, lists)| modes.iter().map(move |mode| (lists, *mode)))
+            .map(|(lists, mode)| Hypothesis {
+                lists,
+                gamma: profile.gamma(),
+                mode,
+                background: list.as_ref(),
+            })
+            .collect();
+        let policy = Policy::STANDARD;
+        let mut found = vec![Calibration::new(); hypotheses.len()];
+        let mut detector = Detector::new();
+        let read = each_text(corpora, vocabulary, |ids| -> Result<(), Failure> {
+            let entropies = match scorer {
+                Some(scorer) => Some(scorer.entropies(&[], ids)?),
+                None => None,
+            };
+            let text = Text { ids, prompt: 0, entropies: entropies.as_deref() };
+            count_text(&mut detector, &text, &hypotheses, &policy, &mut found)?;
+            Ok(())
+        })?;
+        let facts: Vec<CalibrationCorpus> = read
+            .into_iter()
+            .map(|corpus| CalibrationCorpus {
+                name: corpus.name,
+                sha256: corpus.sha256,
+                documents: corpus.documents,
+            })
+            .collect();
+        let names = keys.iter().flat_map(|(id, _)| modes.iter().map(move |mode| (id, mode.name())));
+        names
+            .zip(&found)
+            .map(|((id, mode), found)| {
+                report(id, &profile.id(), mode, policy.min_scored(), facts.clone(), found)
+                    .map_err(|error| Failure::Usage(error.to_string()))
+            })
+            .collect()
+    }
+}
+
+fn band_name(row: &CalibrationBand) -> String {
     match (row.from_tokens, row.to_tokens) {
         (0, None) => "all".into(),
         (0, Some(to)) => format!("under {to}"),
@@ -105,7 +149,7 @@ fn band_name(row: &BandRow) -> String {
     }
 }
 
-fn table(report: &CalibrationReport) -> String {
+pub(crate) fn table(report: &CalibrationReport) -> String {
     let mut text = String::new();
     let verdict = if report.nominal { "nominal" } else { "above nominal: refused for activation" };
     // Writing to a String cannot fail.

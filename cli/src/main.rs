@@ -58,7 +58,7 @@ fn run(arguments: Arguments) -> Result<Outcome, Failure> {
             threshold::run(&args, library, &mut out)
         }
         Command::Scheme(SchemeCommand::Words(args)) => words::run(&args, &mut out),
-        Command::Keys { store, command } => desk::keys(&store, command, &mut out),
+        Command::Keys { store, command } => desk::keys(&store, command, library, &mut out),
         Command::Tokens { store, command } => desk::tokens(&store, command, &mut out),
         Command::Audit { store, command } => desk::audit(&store, command, &mut out),
         Command::Migrate(store) => desk::migrate(&store, &mut out),

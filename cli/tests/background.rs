@@ -8,7 +8,7 @@ mod common;
 use common::{Bench, fixture};
 use dandyroll_detector::{Detector, Hypothesis, Mode, Policy, Text};
 use dandyroll_scheme::{MasterKey, Recipe};
-use dandyroll_server::calibration::CalibrationReport;
+use dandyroll_server::calibration;
 use dandyroll_vocab::{Vocabulary, normalise};
 use sha2::{Digest, Sha256};
 
@@ -165,7 +165,7 @@ fn a_key_that_takes_a_template_for_marked_is_refused_on_it_and_nominal_elsewhere
         assert_eq!((&report["nominal"], &report["all"]["texts"]), (&true.into(), &300.into()), "{report}");
         assert_eq!(report["corpora"][0]["name"], "python_heldout.jsonl");
         let id = report["key_id"].as_str().unwrap().parse().unwrap();
-        CalibrationReport::parse(report.to_string().as_bytes(), &id).unwrap();
+        calibration::parse(report.to_string().as_bytes(), &id).unwrap();
     }
     assert_ne!(reports[0]["key_id"], reports[1]["key_id"]);
 
@@ -216,4 +216,84 @@ fn a_key_that_takes_a_template_for_marked_is_refused_on_it_and_nominal_elsewhere
     );
     let report = ran.json();
     assert_eq!((&report["nominal"], &report["too_short"]), (&true.into(), &300.into()), "{}", ran.err);
+}
+
+#[test]
+fn a_stored_key_is_calibrated_as_its_file_is_and_activated_by_its_report() {
+    let bench = Bench::new();
+    let (tokenizer, corpus) = (path("model/tokenizer.json"), path("corpora/python_heldout.jsonl"));
+    let key = bench.key("a.key");
+    let keys = |arguments: &[&str]| bench.run(&[&["keys"], arguments].concat(), b"");
+    let by = ["--tokenizer", tokenizer.as_str(), "--profile", "prose-v1"];
+    let done = |ran: common::Ran| {
+        assert_eq!(ran.code, 0, "{}{}", ran.out, ran.err);
+        ran
+    };
+    done(keys(&["create", "r"]));
+    let added = done(keys(&["add", "r", "--json"])).json();
+    assert_eq!((&added["version"], &added["state"]), (&2.into(), &"pending".into()));
+    done(keys(&["import", "r", &key]));
+
+    // The table and the report are those of the key's file.
+    let file = [&["calibrate", "--key-file", &key, &corpus], &by[..]].concat();
+    let stored = [&["calibrate", "r", "3", &corpus], &by[..]].concat();
+    let table = done(keys(&stored)).out;
+    assert_eq!(table, done(bench.run(&file, b"")).out);
+    assert!(table.contains("nominal") && table.contains("300"), "{table}");
+    let report = done(keys(&[&stored[..], &["--json"]].concat())).json();
+    let of_file = done(bench.run(&[&file[..], &["--json"]].concat(), b"")).json();
+    assert_eq!((&report["report"], &report["rotation_ended"]), (&of_file, &false.into()));
+    assert!(keys(&["list"]).out.contains("pending, calibrated: nominal"));
+
+    // On the template that it likes it errs, and then only force helps.
+    let template = serde_json::json!({ "text": worst_text() }).to_string() + "\n";
+    let template = bench.file("template.jsonl", template.repeat(300));
+    let table = done(keys(&[&["calibrate", "r", "3", &template], &by[..]].concat())).out;
+    assert!(table.contains("above nominal: refused for activation"), "{table}");
+    assert!(keys(&["list"]).out.contains("pending, calibrated: above nominal"));
+    let refused = keys(&["rotate", "r", "--to", "3"]);
+    assert!(refused.code == 2 && refused.err.contains("not activated unless forced"), "{}", refused.err);
+    assert!(done(keys(&["rotate", "r", "--to", "3", "--force"])).out.contains("is active"));
+    // Another version of the ring is another key.
+    let calibrated = done(keys(&[&["calibrate", "r", "2", &corpus, "--json"], &by[..]].concat())).json();
+    assert_eq!(calibrated["report"]["key_id"], added["key_id"]);
+    done(keys(&["rotate", "r", "--to", "2"]));
+
+    // What cannot be done says why, and changes nothing.
+    let bad = bench.file("bad.jsonl", "{\"text\":\"good\"}\n{\"txt\":\"secret words\"}\n");
+    for (arguments, expected) in [
+        ([&["calibrate", "r", "9", &corpus], &by[..]].concat(), "ring r has no version 9"),
+        ([&["calibrate", "none", "1", &corpus], &by[..]].concat(), "there is no ring none"),
+        ([&["calibrate", "r", "1", &bad], &by[..]].concat(), "bad.jsonl, line 2"),
+        (
+            [&["calibrate", "r", "1", &corpus, "--mode", "entropy-gated"], &by[..]].concat(),
+            "has no entropy threshold",
+        ),
+        (vec!["calibrate", "r", "1", &corpus, "--profile", "prose-v1"], "--tokenizer"),
+    ] {
+        let ran = keys(&arguments);
+        assert_eq!(ran.code, 2, "{expected}: {}", ran.out);
+        assert!(
+            ran.err.contains(expected) && !ran.err.contains("secret"),
+            "{expected:?} not in {:?}",
+            ran.err
+        );
+    }
+    let listed = done(keys(&["list", "--json"])).json();
+    assert!(listed["rings"][0]["versions"][0]["calibrated"].is_null(), "{listed}");
+
+    // Written down before and after, with what was found and without a word of the texts.
+    let evidence =
+        done(bench.run(
+            &["audit", "evidence", "--from", "2020-01-01T00:00:00Z", "--to", "2100-01-01T00:00:00Z"],
+            b"",
+        ));
+    assert!(evidence.out.contains("key.create") && !evidence.out.contains("secret"));
+    let calibrations = evidence.out.lines().filter(|line| line.contains("key.calibrate"));
+    let calibrations: Vec<&str> = calibrations.collect();
+    // Four done; three refused by ring, version and text. A mode that the profile lacks begins nothing.
+    assert_eq!(calibrations.len(), 14, "{calibrations:#?}");
+    let ends: Vec<&&str> = calibrations.iter().filter(|line| line.contains("nominal")).collect();
+    assert_eq!(ends.len(), 4, "{ends:#?}");
+    assert!(ends.iter().all(|line| line.contains(of_file["profile"].as_str().unwrap())));
 }

@@ -41,6 +41,15 @@ pub struct CalibrationCounts {
     pub positives: [u32; 3],
 }
 
+impl CalibrationCounts {
+    fn plus(&self, more: &Self) -> Self {
+        Self {
+            texts: self.texts.saturating_add(more.texts),
+            positives: std::array::from_fn(|i| self.positives[i].saturating_add(more.positives[i])),
+        }
+    }
+}
+
 /// One cell: a measured rate beside its level.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct CalibrationRate {
@@ -101,6 +110,14 @@ impl Calibration {
         }
     }
 
+    /// Adds what was counted of other texts under the same key and mode. The order does not matter.
+    pub fn merge(&mut self, other: &Self) {
+        for (counts, more) in self.bands.iter_mut().zip(&other.bands) {
+            *counts = counts.plus(more);
+        }
+        self.too_short = self.too_short.saturating_add(other.too_short);
+    }
+
     /// The counts of each of [`CALIBRATION_BANDS`].
     pub fn bands(&self) -> &[CalibrationCounts; 5] {
         &self.bands
@@ -108,10 +125,7 @@ impl Calibration {
 
     /// All bands together.
     pub fn all(&self) -> CalibrationCounts {
-        self.bands.iter().fold(CalibrationCounts::default(), |sum, band| CalibrationCounts {
-            texts: sum.texts.saturating_add(band.texts),
-            positives: std::array::from_fn(|i| sum.positives[i].saturating_add(band.positives[i])),
-        })
+        self.bands.iter().fold(CalibrationCounts::default(), |sum, band| sum.plus(band))
     }
 
     /// Texts of too few pairs to be judged.
@@ -178,6 +192,24 @@ mod tests {
             assert_eq!(Calibration::of_counts([impossible; 5], 0), None);
         }
         assert_eq!(Calibration::of_counts([of(u32::MAX, [0; 3]); 5], 0), None);
+    }
+
+    #[test]
+    fn parts_add_up_to_the_whole() {
+        let texts: Vec<CalibrationText> = (0..40_u32)
+            .zip((0..).step_by(30))
+            .map(|(scored, tokens)| CalibrationText { scored, ..text(tokens, -0.2 * f64::from(scored)) })
+            .collect();
+        let count = |texts: &[CalibrationText]| {
+            let mut counted = Calibration::new();
+            texts.iter().for_each(|text| counted.add(text, 16));
+            counted
+        };
+        let (first, last) = texts.split_at(23);
+        let mut merged = count(last);
+        merged.merge(&count(first));
+        assert_eq!(merged, count(&texts));
+        assert!(merged.too_short() == 16 && merged.all().positives[2] > 0);
     }
 
     #[test]

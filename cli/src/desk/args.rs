@@ -11,6 +11,8 @@ use dandyroll_server::keys::{Alias, Version};
 use dandyroll_server::place::DataFolder;
 use dandyroll_server::tokens::{Policy, Scope, TokenId};
 
+use crate::args::{ModeArg, TrialArgs};
+
 /// Which store, and how to answer.
 #[derive(Debug, Args)]
 pub(crate) struct StoreArgs {
@@ -105,6 +107,22 @@ pub(crate) enum KeysCommand {
         /// Rotate by the clock, such as every 90d.
         #[arg(long, value_name = "TIME", value_parser = duration)]
         rotate_every: Option<Duration>,
+    },
+    /// Make a version and leave it pending: calibrate it, then rotate to it.
+    Add {
+        #[arg(value_name = "RING")]
+        ring: Alias,
+    },
+    /// Measure how often a version takes human texts for marked, and keep the report with it: one that lies above
+    /// nominal keeps the version from being activated.
+    Calibrate {
+        #[command(flatten)]
+        of: VersionArgs,
+        #[command(flatten)]
+        trial: TrialArgs,
+        /// How to count.
+        #[arg(long, value_name = "MODE", default_value = "auto")]
+        mode: ModeArg,
     },
     /// Change what a ring allows.
     Set {

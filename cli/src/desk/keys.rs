@@ -1,13 +1,15 @@
 //! `dandyroll keys`: rings and versions.
 
 use std::io::Write;
+use std::path::Path;
 
 use dandyroll_server::audit::Subject;
-use dandyroll_server::keys::{Alias, ExportedKey, Kek, NewRing, Ring, RingChange, Target, Version};
+use dandyroll_server::keys::{Alias, ExportedKey, Kek, NewRing, Recorded, Ring, RingChange, Target, Version};
 use serde_json::{Value, json};
 
 use super::args::{Every, KeysCommand, VersionArgs};
 use super::{Desk, DeskError, write_new};
+use crate::calibrate::{Trial, table};
 use crate::failure::{Failure, Outcome};
 use crate::keyfile;
 use crate::terminal::say;
@@ -55,6 +57,7 @@ async fn tell(
 pub(super) async fn run(
     desk: &Desk,
     command: KeysCommand,
+    library: Option<&Path>,
     json: bool,
     out: &mut impl Write,
 ) -> Result<Outcome, Failure> {
@@ -68,6 +71,23 @@ pub(super) async fn run(
             let new = NewRing { alias: ring.clone(), allow_export, allow_destroy, rotate_every };
             let version = desk.act("ring.create", about(&ring, None), keys.create_ring(new)).await?;
             tell(desk, &ring, version, json, out).await
+        }
+        KeysCommand::Add { ring } => {
+            let version = desk.act("key.create", about(&ring, None), keys.create_version(&ring)).await?;
+            tell(desk, &ring, version, json, out).await
+        }
+        KeysCommand::Calibrate { of: VersionArgs { ring, version }, trial, mode } => {
+            // Before anything is begun: a model may take a while to load.
+            let mut judges = Trial::open(&trial, &[mode], library)?;
+            let work = async {
+                let key = keys.sub_key(&ring, version, &judges.family()).await?;
+                let report = judges.reports(&[key], &trial.corpora)?.pop();
+                let report = report.ok_or_else(|| Failure::Usage("no mode was asked for".into()))?;
+                Ok::<_, DeskError>(keys.record_calibration(&ring, version, report).await?)
+            };
+            let subject = about(&ring, Some(version));
+            let recorded = desk.act_and_tell("key.calibrate", subject, work, Recorded::completion).await?;
+            calibrated(&ring, version, &recorded, json, out)
         }
         KeysCommand::Set { ring, allow_export, allow_destroy, rotate_every } => {
             let rotate_every = rotate_every.map(|every| match every {
@@ -174,6 +194,29 @@ pub(super) async fn run(
     }
 }
 
+/// The same table as `calibrate` prints, or the report.
+fn calibrated(
+    ring: &Alias,
+    version: Version,
+    recorded: &Recorded,
+    json: bool,
+    out: &mut impl Write,
+) -> Result<Outcome, Failure> {
+    if json {
+        let value = json!({
+            "ring": ring.as_str(), "version": version.get(), "rotation_ended": recorded.rotation_ended,
+            "report": recorded.report,
+        });
+        writeln!(out, "{value}")?;
+    } else {
+        write!(out, "{}", table(&recorded.report))?;
+    }
+    if recorded.rotation_ended {
+        say(format_args!("the rotation to it was ended: {ring} keeps the version that is active"));
+    }
+    Ok(Outcome::Done)
+}
+
 fn list(rings: &[Ring], json: bool, out: &mut impl Write) -> Result<Outcome, Failure> {
     if json {
         let rings: Vec<_> = rings.iter().map(ring_json).collect();
@@ -190,10 +233,13 @@ fn list(rings: &[Ring], json: bool, out: &mut impl Write) -> Result<Outcome, Fai
         writeln!(out, "{} (allows {allows})", ring.alias)?;
         for row in &ring.versions {
             write!(out, "  {:>4}  {}  {}", row.version, row.key_id, row.state)?;
-            match row.destroy_at {
-                Some(at) => writeln!(out, " at {at}")?,
-                None => writeln!(out)?,
+            if let Some(at) = row.destroy_at {
+                write!(out, " at {at}")?;
             }
+            if let Some((nominal, _)) = row.calibration {
+                write!(out, ", calibrated: {}", if nominal { "nominal" } else { "above nominal" })?;
+            }
+            writeln!(out)?;
         }
         if let Some(rotation) = &ring.rotation {
             writeln!(out, "        rotating to version {}", rotation.version)?;

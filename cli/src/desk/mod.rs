@@ -52,6 +52,15 @@ pub(crate) enum DeskError {
     Url { path: std::path::PathBuf, what: String },
     #[error("{0} is not UTF-8")]
     Variable(&'static str),
+    /// What is done away from the store, in the middle of an operation.
+    #[error(transparent)]
+    Work(Box<Failure>),
+}
+
+impl From<Failure> for DeskError {
+    fn from(failure: Failure) -> Self {
+        Self::Work(Box::new(failure))
+    }
 }
 
 impl DeskError {
@@ -63,6 +72,8 @@ impl DeskError {
             Self::Audit(error) => {
                 matches!(error, AuditError::NothingToAccept | AuditError::NotRestored(_) | AuditError::Reason)
             }
+            // Texts, tokenizers, models and profiles that were given.
+            Self::Work(_) => true,
             _ => false,
         }
     }
@@ -110,7 +121,6 @@ impl Desk {
     }
 
     /// Writes down what is about to be done, does it, writes down how it ended.
-    /// On the heap: the futures of the database's driver are large.
     fn act<'a, T: 'a, E: 'a>(
         &'a self,
         action: &'static str,
@@ -120,9 +130,24 @@ impl Desk {
     where
         DeskError: From<E>,
     {
+        self.act_and_tell(action, subject, work, |_| Completion::plain(Ended::Ok))
+    }
+
+    /// [`Self::act`], with more to be written down of an operation that ended well.
+    /// On the heap: the futures of the database's driver are large.
+    fn act_and_tell<'a, T: 'a, E: 'a>(
+        &'a self,
+        action: &'static str,
+        subject: Subject,
+        work: impl Future<Output = Result<T, E>> + 'a,
+        done: impl Fn(&T) -> Completion + 'a,
+    ) -> Pin<Box<dyn Future<Output = Result<T, DeskError>> + 'a>>
+    where
+        DeskError: From<E>,
+    {
         let intent = Intent { action, actor: self.actor.clone(), subject, detail: Detail::new() };
-        let tell = |result: &Result<T, DeskError>| match result {
-            Ok(_) => Completion::plain(Ended::Ok),
+        let tell = move |result: &Result<T, DeskError>| match result {
+            Ok(value) => done(value),
             Err(error) => Completion {
                 detail: Detail::from([("error", error.to_string().as_str().into())]),
                 ..Completion::plain(if error.is_refusal() { Ended::Refused } else { Ended::Failed })
@@ -161,11 +186,16 @@ fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Fail
 }
 
 /// `dandyroll keys …`
-pub(crate) fn keys(args: &StoreArgs, command: KeysCommand, out: &mut impl Write) -> Result<Outcome, Failure> {
+pub(crate) fn keys(
+    args: &StoreArgs,
+    command: KeysCommand,
+    library: Option<&Path>,
+    out: &mut impl Write,
+) -> Result<Outcome, Failure> {
     block_on(Box::pin(async {
         let desk = Desk::open(args).await?;
         // What was begun is ended and sealed, whether it succeeded or not.
-        let result = Box::pin(keys::run(&desk, command, args.json, out)).await;
+        let result = Box::pin(keys::run(&desk, command, library, args.json, out)).await;
         let left = desk.leave().await;
         let outcome = result?;
         left?;

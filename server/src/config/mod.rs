@@ -72,6 +72,8 @@ pub struct HttpSettings {
     pub batch_limit: usize,
     /// The largest line of a stream, in bytes.
     pub line_limit: usize,
+    /// The largest corpus of a calibration, in bytes.
+    pub calibration_limit: usize,
     /// The largest export of evidence, in bytes: it is made whole before it is sent.
     pub evidence_limit: usize,
 }
@@ -159,6 +161,11 @@ impl HttpSettings {
             body_limit: reader.count("http.body_limit_bytes", 1024 * 1024, 1024..=1024 * 1024 * 1024),
             batch_limit: reader.count("http.batch_limit_bytes", 32 * 1024 * 1024, 1024..=1024 * 1024 * 1024),
             line_limit: reader.count("http.line_limit_bytes", 1024 * 1024, 1024..=1024 * 1024 * 1024),
+            calibration_limit: reader.count(
+                "http.calibration_limit_bytes",
+                256 * 1024 * 1024,
+                1024..=64 * 1024 * 1024 * 1024,
+            ),
             evidence_limit: reader.count(
                 "http.evidence_limit_bytes",
                 64 * 1024 * 1024,

@@ -112,6 +112,23 @@ pub enum DetectionError {
     /// The caller: a line or item that is not what it must be.
     #[error("{0}")]
     Form(String),
+    /// The caller: a line that is no JSON.
+    #[error("{0}")]
+    Malformed(String),
+    /// The caller: of lines that are one input, this one is at fault.
+    #[error("line {number}: {fault}")]
+    Line {
+        /// Its number, from 1.
+        number: u64,
+        /// What is wrong with it.
+        fault: Box<Self>,
+    },
+    /// The caller: all lines together.
+    #[error("the body may have {most} bytes at most")]
+    BodyTooLarge {
+        /// The limit.
+        most: usize,
+    },
     /// The caller: the tokenizer or the detector does not take it.
     #[error(transparent)]
     Vocabulary(#[from] VocabError),
@@ -155,6 +172,9 @@ impl DetectionError {
             Self::Scope { .. } => "forbidden_scope",
             Self::AliasNotAllowed(_) => "alias_not_allowed",
             Self::Value { .. } | Self::TooMany { .. } | Self::Form(_) => "invalid_value",
+            Self::Malformed(_) => "malformed_json",
+            Self::BodyTooLarge { .. } => "body_too_large",
+            Self::Line { fault, .. } => fault.code(),
             Self::Mode { .. } => "mode_unavailable",
             Self::Vocabulary(_) | Self::Detect(_) | Self::ModelRefused(_) => "invalid_value",
             Self::UnknownRing(_) => "unknown_alias",
@@ -188,7 +208,16 @@ impl DetectionError {
             }
             Self::Mode { .. } => Some("modes"),
             Self::Vocabulary(_) | Self::ModelRefused(_) => Some("text"),
+            Self::Line { fault, .. } => fault.field(),
             _ => None,
+        }
+    }
+
+    /// Says in which of many lines it is, if it is the caller's.
+    pub(crate) fn in_line(self, number: u64) -> Self {
+        match self {
+            Self::Busy { .. } | Self::Model(_) | Self::Audit(_) | Self::Store(_) | Self::Died => self,
+            fault => Self::Line { number, fault: Box::new(fault) },
         }
     }
 

@@ -4,6 +4,7 @@
 //! over all of them. Texts are judged on threads of their own ([`Pool`]); no arithmetic happens on async workers.
 //! One operation in the audit stands for a request, whatever the number of its texts.
 
+mod calibrate;
 mod error;
 mod judge;
 mod lines;
@@ -11,6 +12,7 @@ mod ndjson;
 mod plan;
 mod pool;
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 
@@ -24,6 +26,7 @@ use futures_util::StreamExt;
 use futures_util::stream;
 use tokio::sync::Semaphore;
 
+pub use calibrate::{Calibrating, Trial};
 pub use error::DetectionError;
 pub use lines::{Line, LineReader};
 pub use ndjson::StreamDetection;
@@ -337,6 +340,16 @@ impl Detecting {
         if bytes > most { Err(DetectionError::TooLarge { what, bytes, most }) } else { Ok(()) }
     }
 
+    /// Refuses what the model does not read: a text's tokens with its prompt's.
+    fn check_tokens(&self, tokens: usize) -> Result<(), DetectionError> {
+        let most = self.inner.settings.max_model_tokens;
+        if tokens <= most {
+            return Ok(());
+        }
+        let why = format!("it has {tokens} tokens with its prompt, and {most} are read at most");
+        Err(DetectionError::ModelRefused(why))
+    }
+
     /// Judges one text: in one job, or, if the plan needs the model, in two with the model between them.
     async fn judge(
         &self,
@@ -348,7 +361,7 @@ impl Detecting {
     ) -> Result<Judged, DetectionError> {
         self.check("text", &text)?;
         self.check("prompt", prompt.as_deref().unwrap_or_default())?;
-        let Inner { pool, node, settings, .. } = &*self.inner;
+        let Inner { pool, node, .. } = &*self.inner;
         let _turn = match &ticket {
             None if plan.needs_model() => Some(self.inner.turns.acquire().await),
             _ => None,
@@ -378,12 +391,7 @@ impl Detecting {
             entropies.push(match &group.reader {
                 None => None,
                 Some(reader) => {
-                    let (tokens, most) = (prompt.len() + encoding.len(), settings.max_model_tokens);
-                    if tokens > most {
-                        let why =
-                            format!("it has {tokens} tokens with its prompt, and {most} are read at most");
-                        return Err(DetectionError::ModelRefused(why));
-                    }
+                    self.check_tokens(prompt.len() + encoding.len())?;
                     Some(reader.entropies(prompt, encoding.ids().to_vec()).await?)
                 }
             });
@@ -424,6 +432,38 @@ fn chunks(items: impl Iterator<Item = TextItem>) -> Vec<Vec<TextItem>> {
         }
     }
     chunks
+}
+
+/// Lines in chunks that are worth a job of their own, behind those that wait.
+fn chunk_lines(lines: Vec<Line>, waiting: &mut VecDeque<Vec<Line>>) {
+    let mut bytes = usize::MAX;
+    for line in lines {
+        let size = line.bytes.as_ref().map_or(0, Vec::len);
+        match waiting.back_mut() {
+            Some(chunk) if chunk.len() < CHUNK_TEXTS && bytes.saturating_add(size) <= CHUNK_BYTES => {
+                bytes += size;
+                chunk.push(line);
+            }
+            _ => {
+                bytes = size;
+                waiting.push_back(vec![line]);
+            }
+        }
+    }
+}
+
+/// What is wrong with a line's JSON, without quoting its values.
+fn line_fault(error: &serde_json::Error) -> String {
+    if error.classify() != serde_json::error::Category::Data {
+        return format!("the line is not JSON, at column {}", error.column());
+    }
+    let whole = error.to_string();
+    let message = whole.rsplit_once(" at line ").map_or(whole.as_str(), |(message, _)| message);
+    match message.rsplit_once("expected ") {
+        Some((start, expected)) if start.starts_with("invalid") => format!("expected {expected}"),
+        // The name of a field.
+        _ => message.chars().take(200).collect(),
+    }
 }
 
 /// The key that was found.

@@ -19,7 +19,7 @@ use futures_util::{FutureExt, Stream, StreamExt};
 use super::lines::{Line, LineReader};
 use super::plan::Plan;
 use super::pool::Ticket;
-use super::{CHUNK_BYTES, CHUNK_TEXTS, Counted, Detecting, DetectionError, Tally, ToProblem, check_id};
+use super::{Counted, Detecting, DetectionError, Tally, ToProblem, check_id, chunk_lines, line_fault};
 use crate::audit::{Operation, Outcome};
 use crate::detection::judge::Judged;
 
@@ -142,20 +142,7 @@ impl<S> State<S> {
                 self.reader.finish(&mut lines);
             }
         }
-        let mut bytes = usize::MAX;
-        for line in lines {
-            let size = line.bytes.as_ref().map_or(0, Vec::len);
-            match self.waiting.back_mut() {
-                Some(chunk) if chunk.len() < CHUNK_TEXTS && bytes.saturating_add(size) <= CHUNK_BYTES => {
-                    bytes += size;
-                    chunk.push(line);
-                }
-                _ => {
-                    bytes = size;
-                    self.waiting.push_back(vec![line]);
-                }
-            }
-        }
+        chunk_lines(lines, &mut self.waiting);
     }
 
     /// Completes the operation; says so if that, or the body, failed.
@@ -184,24 +171,10 @@ fn read(line: Line, limit: usize) -> (u64, Result<TextItem, DetectionError>) {
         None => Err(DetectionError::TooLarge { what: "line", bytes: limit.saturating_add(1), most: limit }),
         Some(bytes) => match serde_json::from_slice::<TextItem>(&bytes) {
             Ok(item) => check_id(item.id.as_deref()).map(|()| item),
-            Err(error) => Err(DetectionError::Form(fault(&error))),
+            Err(error) => Err(DetectionError::Form(line_fault(&error))),
         },
     };
     (line.number, item)
-}
-
-/// What is wrong with a line's JSON, without quoting its values.
-fn fault(error: &serde_json::Error) -> String {
-    if error.classify() != serde_json::error::Category::Data {
-        return format!("the line is not JSON, at column {}", error.column());
-    }
-    let whole = error.to_string();
-    let message = whole.rsplit_once(" at line ").map_or(whole.as_str(), |(message, _)| message);
-    match message.rsplit_once("expected ") {
-        Some((start, expected)) if start.starts_with("invalid") => format!("expected {expected}"),
-        // The name of a field.
-        _ => message.chars().take(200).collect(),
-    }
 }
 
 impl Run {

@@ -45,7 +45,7 @@ pub struct Tokenizer {
 
 impl Tokenizer {
     /// The list that a profile names, if it names one; its digest if it is not there or does not fit.
-    fn background(&self, profile: &Profile) -> Result<Option<Arc<Background>>, Sha256Digest> {
+    pub(super) fn background(&self, profile: &Profile) -> Result<Option<Arc<Background>>, Sha256Digest> {
         let Some(named) = profile.background() else { return Ok(None) };
         let fits = |list: &&Arc<Background>| {
             list.digest() == named
@@ -374,24 +374,34 @@ fn profiles(
     }
     let mut profiles: Vec<(String, Profile, usize)> = Vec::new();
     for text in asked {
-        let shown = || text.chars().take(64).collect::<String>();
-        let profile = snapshot.profiles.find(text).map_err(|_| DetectionError::UnknownProfile(shown()))?;
-        let tokenizer = profile.tokenizer();
-        let place = tokenizers.iter().position(|known| known.vocabulary.digest() == tokenizer);
-        let place =
-            place.ok_or_else(|| DetectionError::TokenizerNotLoaded { profile: shown(), tokenizer })?;
-        if let Some(Err(list)) = tokenizers.get(place).map(|tokenizer| tokenizer.background(profile)) {
-            return Err(DetectionError::BackgroundNotLoaded { profile: shown(), list });
-        }
-        if !profiles.iter().any(|(_, known, _)| known == profile) {
-            profiles.push((shown(), *profile, place));
+        let (shown, profile, (place, _)) = profile_of(text, snapshot, tokenizers)?;
+        if !profiles.iter().any(|(_, known, _)| *known == profile) {
+            profiles.push((shown, profile, place));
         }
     }
     Ok(profiles)
 }
 
+/// A profile by its id or name: as named, itself, and its tokenizer with its place. Refused unless tokenizer and
+/// background list are loaded.
+pub(super) fn profile_of<'t>(
+    text: &str,
+    snapshot: &Snapshot,
+    tokenizers: &'t [Tokenizer],
+) -> Result<(String, Profile, (usize, &'t Tokenizer)), DetectionError> {
+    let shown = || text.chars().take(64).collect::<String>();
+    let profile = snapshot.profiles.find(text).map_err(|_| DetectionError::UnknownProfile(shown()))?;
+    let tokenizer = profile.tokenizer();
+    let found = tokenizers.iter().enumerate().find(|(_, known)| known.vocabulary.digest() == tokenizer);
+    let found = found.ok_or_else(|| DetectionError::TokenizerNotLoaded { profile: shown(), tokenizer })?;
+    if let Err(list) = found.1.background(profile) {
+        return Err(DetectionError::BackgroundNotLoaded { profile: shown(), list });
+    }
+    Ok((shown(), *profile, found))
+}
+
 /// A mode as asked for, with a profile and the model that is loaded over its tokenizer.
-fn mode_of(
+pub(super) fn mode_of(
     asked: ModeName,
     named: &str,
     profile: &Profile,

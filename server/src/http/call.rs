@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 
 use super::Service;
 use super::auth::Caller;
-use super::endpoints::{Body, Endpoint, Place};
+use super::endpoints::{Body, Endpoint};
 use super::error::{ApiError, ErrorCode};
 use crate::Asker;
 use crate::audit::{Completion, Detail, Intent, Outcome, Receipt, Subject};
@@ -114,7 +114,7 @@ impl Call {
             pairs.map_err(|_| ApiError::new(ErrorCode::InvalidParameter, "the query cannot be read"))?;
         let query = query.into_inner();
         for (at, (name, _)) in query.iter().enumerate() {
-            let known = endpoint.parameters.iter().any(|p| p.place == Place::Query && p.name == name);
+            let known = endpoint.parameters.iter().any(|p| p.place.is_query() && p.name == name);
             let twice = query.iter().take(at).any(|(before, _)| before == name);
             if !known || twice {
                 let what = if known { "is given twice" } else { "is not known here" };

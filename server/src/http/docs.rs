@@ -85,8 +85,9 @@ parameters are refused. `X-Request-Id` (1 to 128 of A-Z, a-z, 0-9, `-_.:`) is ta
 in the answer and stands in the log and the audit. The trace id of `traceparent` stands in the log.
 
 **Limits.** Besides the sizes below: the body must arrive within `http.body_timeout_ms` (10 s), the answer's head \
-is ready within `http.request_timeout_ms` (30 s) or, where marked *long*, `http.long_timeout_ms` (10 min); an export \
-of evidence has `http.evidence_limit_bytes` (64 MiB) at most. An operation that the audit records goes on when its caller leaves or its time is up: the audit says how it ended.
+is ready within `http.request_timeout_ms` (30 s) or, where marked *long*, `http.long_timeout_ms` (10 min); all lines of a \
+calibration together have `http.calibration_limit_bytes` (256 MiB) at most, an export of evidence \
+`http.evidence_limit_bytes` (64 MiB). An operation that the audit records goes on when its caller leaves or its time is up: the audit says how it ended.
 
 **Errors.** `application/problem+json` (RFC 9457), or OpenAI's shape under Generation; both carry a stable `code` and \
 the `request_id`. Besides its own codes an endpoint answers with `internal`, `timeout`, `invalid_parameter`, \

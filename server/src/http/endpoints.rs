@@ -8,7 +8,7 @@ use std::future::Future;
 use std::pin::Pin;
 
 use actix_web::HttpResponse;
-use dandyroll_api::{admin as a, audit as au, detect as d, health as h, openai as o};
+use dandyroll_api::{admin as a, audit as au, calibration as c, detect as d, health as h, openai as o};
 use serde_json::json;
 use utoipa::ToSchema;
 use utoipa::openapi::{RefOr, Schema};
@@ -132,8 +132,17 @@ pub enum Place {
     Path,
     /// In the query; may be left out.
     Query,
+    /// In the query; must be given.
+    NeededQuery,
     /// In a header; may be left out.
     Header,
+}
+
+impl Place {
+    /// Whether it is in the query.
+    pub fn is_query(self) -> bool {
+        matches!(self, Self::Query | Self::NeededQuery)
+    }
 }
 
 /// What a parameter holds.
@@ -175,6 +184,10 @@ pub enum Kind {
     Profiles,
     /// Modes of detection, separated by commas.
     Modes,
+    /// One mode of detection.
+    Mode,
+    /// What a corpus is called.
+    Corpus,
     /// A probability that a test may err with.
     Alpha,
     /// Yes or no.
@@ -185,7 +198,9 @@ impl Kind {
     /// In words, as in "`limit` is …".
     pub fn about(self) -> &'static str {
         match self {
-            Self::Name => "a name: 1 to 64 of a-z, 0-9, '-', '_', '.', beginning with a letter or digit",
+            Self::Name | Self::Corpus => {
+                "a name: 1 to 64 of a-z, 0-9, '-', '_', '.', beginning with a letter or digit"
+            }
             Self::Version => "the number of a version: 1, 2, 3, …",
             Self::Profile => "a profile's id (wp_ and 52 characters of a-z and 2-7) or name",
             Self::TokenId => "a token's public part: 16 characters of a-z and 2-7",
@@ -204,6 +219,7 @@ impl Kind {
             Self::Modes => {
                 "auto, model-free, entropy-gated, entropy-weighted: one or more, separated by commas"
             }
+            Self::Mode => "auto, model-free, entropy-gated or entropy-weighted",
             Self::Alpha => "a number above 0, up to 0.05",
             Self::Flag => "true or false",
         }
@@ -238,6 +254,13 @@ impl Kind {
             Self::Modes => {
                 let mode = "(auto|model-free|entropy-gated|entropy-weighted)";
                 pattern(&format!("^{mode}(,{mode}){{0,3}}$"))
+            }
+            Self::Mode => {
+                let modes = ["auto", "model-free", "entropy-gated", "entropy-weighted"];
+                json!({ "type": "string", "enum": modes, "default": "auto" })
+            }
+            Self::Corpus => {
+                json!({ "type": "string", "pattern": "^[a-z0-9][a-z0-9._-]{0,63}$", "default": "request" })
             }
             Self::Alpha => {
                 json!({ "type": "number", "exclusiveMinimum": 0, "maximum": 0.05, "default": 1e-5 })
@@ -356,6 +379,10 @@ const fn query(name: &'static str, kind: Kind, about: &'static str) -> Parameter
     Parameter { name, place: Place::Query, kind, about }
 }
 
+const fn needed(name: &'static str, kind: Kind, about: &'static str) -> Parameter {
+    Parameter { name, place: Place::NeededQuery, kind, about }
+}
+
 const fn json<T: ToSchema>(status: u16, about: &'static str) -> Answer {
     Answer { status, content_type: "application/json", schema: Some(Described::of::<T>()), about }
 }
@@ -375,6 +402,7 @@ const READ: Access = Access::Any(&[Scope::KeysRead, Scope::KeysWrite]);
 const WRITE: Access = Access::Any(&[Scope::KeysWrite]);
 const AUDIT: Access = Access::Any(&[Scope::AuditRead]);
 
+const CALIBRATION: &str = "/v1/admin/rings/{alias}/versions/{version}/calibration";
 const RING: Parameter = path("alias", Kind::Name, "The ring.");
 const VERSION: Parameter = path("version", Kind::Version, "The version.");
 const IDEMPOTENCY_KEY: Parameter = Parameter {
@@ -714,6 +742,17 @@ pub static ENDPOINTS: &[Endpoint] = &[
     },
     // Versions.
     Endpoint {
+        path: "/v1/admin/rings/{alias}/versions",
+        id: "create_key",
+        summary: "Makes a version and leaves it pending: calibrate it, then rotate to it",
+        parameters: &[RING],
+        answers: &[json::<a::VersionChanged>(201, "The new version.")],
+        errors: &[ErrorCode::AliasNotAllowed, ErrorCode::UnknownAlias],
+        action: Some("key.create"),
+        handler: |call| Box::pin(admin::rings::create_version(call)),
+        ..ADMIN_WRITE
+    },
+    Endpoint {
         path: "/v1/admin/rings/{alias}/versions/{version}/disable",
         id: "disable_key",
         summary: "Takes a version out of detection",
@@ -781,6 +820,79 @@ pub static ENDPOINTS: &[Endpoint] = &[
         ],
         action: Some("key.export"),
         handler: |call| Box::pin(admin::rings::export(call)),
+        ..ADMIN_WRITE
+    },
+    Endpoint {
+        method: Verb::Get,
+        path: CALIBRATION,
+        id: "show_calibration",
+        summary: "The calibration report that a version keeps",
+        parameters: &[RING, VERSION],
+        answers: &[json::<c::CalibrationReport>(200, "The report.")],
+        errors: &[
+            ErrorCode::AliasNotAllowed,
+            ErrorCode::UnknownAlias,
+            ErrorCode::UnknownVersion,
+            ErrorCode::NotCalibrated,
+            ErrorCode::StoreUnavailable,
+        ],
+        handler: |call| Box::pin(admin::calibration::show(call)),
+        ..ADMIN_READ
+    },
+    Endpoint {
+        method: Verb::Put,
+        path: CALIBRATION,
+        id: "put_calibration",
+        summary: "Keeps a report that `dandyroll calibrate --json` made of this version's key; one that lies above \
+                  nominal keeps the version from being activated",
+        parameters: &[RING, VERSION],
+        body: takes::<c::CalibrationReport>(),
+        answers: &[json::<c::Calibrated>(200, "The report as it is kept.")],
+        errors: &[
+            ErrorCode::AliasNotAllowed,
+            ErrorCode::UnknownAlias,
+            ErrorCode::UnknownVersion,
+            ErrorCode::KeyDestroyed,
+            ErrorCode::ReportOfOtherKey,
+        ],
+        action: Some("key.calibration"),
+        handler: |call| Box::pin(admin::calibration::put(call)),
+        ..ADMIN_WRITE
+    },
+    Endpoint {
+        path: CALIBRATION,
+        id: "calibrate_key",
+        summary: "Measures how often a version takes human texts for marked, and keeps the report; one that lies \
+                  above nominal keeps the version from being activated",
+        parameters: &[
+            RING,
+            VERSION,
+            needed("profile", Kind::Profile, "The profile to judge under: its id or name."),
+            query("mode", Kind::Mode, "How positions are counted."),
+            query("corpus", Kind::Corpus, "What the report calls the texts."),
+        ],
+        body: Body::Lines {
+            schema: Described::of::<c::HumanText>(),
+            limit: Limit::Setting(|settings| settings.line_limit),
+        },
+        answers: &[json::<c::Calibrated>(200, "The report that is kept.")],
+        errors: &[
+            ErrorCode::AliasNotAllowed,
+            ErrorCode::UnknownAlias,
+            ErrorCode::UnknownVersion,
+            ErrorCode::KeyDestroyed,
+            ErrorCode::UnknownProfile,
+            ErrorCode::ModeUnavailable,
+            ErrorCode::TokenizerNotLoaded,
+            ErrorCode::TextTooLarge,
+            ErrorCode::Overloaded,
+            ErrorCode::ModelUnavailable,
+        ],
+        action: Some("key.calibrate"),
+        // Its body is read as it comes; done again, it gives the same report.
+        idempotent: false,
+        time: Time::Long,
+        handler: |call| Box::pin(admin::calibration::run(call)),
         ..ADMIN_WRITE
     },
     Endpoint {

@@ -9,6 +9,7 @@ use actix_web::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use dandyroll_api::problem::{ErrorEnvelope, ErrorObject, Problem};
 
 use crate::audit::AuditError;
+use crate::calibration::ReportError;
 use crate::idempotency::IdempotencyError;
 use crate::keys::KeyError;
 use crate::profiles::ProfileError;
@@ -96,6 +97,7 @@ codes! {
     UnknownVersion = 404 "unknown_version" Caller "The ring has no such version";
     UnknownProfile = 404 "unknown_profile" Caller "There is no such profile";
     UnknownToken = 404 "unknown_token" Caller "There is no such token";
+    NotCalibrated = 404 "not_calibrated" Caller "The key version has no calibration report";
     UnknownModel = 404 "unknown_model" Caller "There is no such model";
     MethodNotAllowed = 405 "method_not_allowed" Caller "The path does not take this method";
     BodyTimeout = 408 "body_timeout" Caller "The body did not arrive in time";
@@ -107,6 +109,7 @@ codes! {
     ExportNotAllowed = 409 "export_not_allowed" Administrator "The ring does not allow export";
     DestroyNotAllowed = 409 "destroy_not_allowed" Administrator "The ring does not allow destruction";
     CalibrationFailed = 409 "calibration_failed" Administrator "The key's false-positive rates are above nominal";
+    ReportOfOtherKey = 409 "report_of_other_key" Caller "The calibration report is about another key";
     KeyDestroyed = 409 "key_destroyed" Caller "The key is destroyed";
     NoKeys = 409 "no_keys" Administrator "There is no key to look for";
     NoActiveKey = 409 "no_active_key" Administrator "The ring has no active key version";
@@ -311,9 +314,8 @@ impl From<KeyError> for ApiError {
             KeyError::KeyExists { .. } => C::KeyExists,
             KeyError::Calibration(_) => C::CalibrationFailed,
             KeyError::Transfer(_) => C::WrappedKeyRefused,
-            KeyError::DestroyDelay(_) | KeyError::RotationPeriod(_) | KeyError::CalibrationReport => {
-                C::InvalidValue
-            }
+            KeyError::Report(ReportError::OtherKey { .. }) => C::ReportOfOtherKey,
+            KeyError::DestroyDelay(_) | KeyError::RotationPeriod(_) | KeyError::Report(_) => C::InvalidValue,
             KeyError::Exhausted(_) => C::Conflict,
             KeyError::Unwrap { .. } | KeyError::Secret { .. } | KeyError::Random(_) => {
                 return Self::hidden(C::Internal, error);

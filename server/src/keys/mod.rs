@@ -15,7 +15,8 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dandyroll_scheme::{KeyId, MasterKey};
+use dandyroll_api::calibration::CalibrationReport;
+use dandyroll_scheme::{KeyId, ListFamily, ListKey, MasterKey};
 
 pub use alias::{Alias, BadAlias, Version};
 pub use kek::{Kek, KekError, KekId, KekRing, UnwrapError};
@@ -26,6 +27,8 @@ pub use state::{Goal, Refused, State, Step, TABLE, possible};
 pub use transfer::{ExportedKey, TransferError};
 
 use crate::Timestamp;
+use crate::audit::{Completion, Detail, Outcome, Subject};
+use crate::calibration::{self, MAX_REPORT_BYTES, ReportError};
 use crate::codec::{RandomFailed, random};
 use crate::store::{Each, NewVersion, RingRow, SecretRow, Store, StoreError, Tx, VersionRow};
 
@@ -90,7 +93,7 @@ pub enum KeyError {
         /// State, step, and what is allowed.
         refused: Refused,
     },
-    /// The caller: nothing is left to export.
+    /// The caller: nothing is left to export or to calibrate.
     #[error("ring {alias}, version {version} is destroyed: its master is gone")]
     Destroyed {
         /// The ring.
@@ -138,9 +141,9 @@ pub enum KeyError {
         "key {0} was found to detect unmarked text more often than nominal: it is not activated unless forced"
     )]
     Calibration(KeyId),
-    /// The caller: nothing to calibrate.
-    #[error("a calibration report is a JSON document of at most 64 KiB")]
-    CalibrationReport,
+    /// The caller: what was handed in is no report of this key.
+    #[error(transparent)]
+    Report(#[from] ReportError),
     /// The caller: what was brought does not open.
     #[error(transparent)]
     Transfer(#[from] TransferError),
@@ -190,7 +193,7 @@ impl KeyError {
             | Self::RotationPeriod(_)
             | Self::KeyExists { .. }
             | Self::Calibration(_)
-            | Self::CalibrationReport
+            | Self::Report(_)
             | Self::Transfer(_)
             | Self::Exhausted(_) => true,
             Self::Unwrap { .. } | Self::Secret { .. } | Self::Random(_) | Self::Store(_) => false,
@@ -254,6 +257,38 @@ pub struct DestroyPlan {
     pub destroy_at: Timestamp,
     /// Whether it was only asked for, not ordered.
     pub dry_run: bool,
+}
+
+/// A calibration report that a version keeps.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Recorded {
+    /// The key.
+    pub key_id: KeyId,
+    /// The report, computed again from its counts.
+    pub report: CalibrationReport,
+    /// Whether a rotation to the version was ended: the report lies above nominal, and the rotation was not forced.
+    pub rotation_ended: bool,
+}
+
+impl Recorded {
+    /// What the audit is told of it.
+    pub fn completion(&self) -> Completion {
+        let Self { key_id, report, rotation_ended } = self;
+        Completion {
+            subject: Subject {
+                key_id: Some(key_id.clone()),
+                profile: Some(report.profile.clone()),
+                ..Subject::default()
+            },
+            detail: Detail::from([
+                ("mode", report.mode.as_str().into()),
+                ("texts", i64::from(report.all.texts).into()),
+                ("nominal", report.nominal.into()),
+                ("rotation_ended", (*rotation_ended).into()),
+            ]),
+            ..Completion::plain(Outcome::Ok)
+        }
+    }
 }
 
 /// What the clock says is due, and what is wrong with rows that could not be read.
@@ -397,6 +432,17 @@ impl Keys {
         let mut row = locked(&mut tx, alias).await?;
         let now = tx.now().await?;
         let version = self.add(&mut tx, &mut row, master, Origin::Imported, now).await?;
+        tx.changed().await?;
+        tx.commit().await?;
+        Ok(version)
+    }
+
+    /// Makes a version and leaves it pending: calibrate it, then rotate to it.
+    pub async fn create_version(&self, alias: &Alias) -> Result<Version, KeyError> {
+        let mut tx = self.store.write().await?;
+        let mut row = locked(&mut tx, alias).await?;
+        let now = tx.now().await?;
+        let version = self.add(&mut tx, &mut row, &generate()?, Origin::Generated, now).await?;
         tx.changed().await?;
         tx.commit().await?;
         Ok(version)
@@ -549,33 +595,70 @@ impl Keys {
         }
     }
 
-    /// Stores what calibration found for a version: whether its rates are nominal, and the report.
+    /// Keeps what calibration found for a version, in the place of what it kept before. Whether it is nominal is
+    /// computed from the report's counts.
     ///
-    /// A rotation to a version that now fails is ended, unless it was forced: returns whether one was.
+    /// A rotation to a version that now fails is ended, unless it was forced.
     pub async fn record_calibration(
         &self,
         alias: &Alias,
         version: Version,
-        nominal: bool,
-        report: &str,
-    ) -> Result<bool, KeyError> {
-        if report.len() > 64 * 1024 || serde_json::from_str::<serde::de::IgnoredAny>(report).is_err() {
-            return Err(KeyError::CalibrationReport);
-        }
+        given: CalibrationReport,
+    ) -> Result<Recorded, KeyError> {
         let mut tx = self.store.write().await?;
         locked(&mut tx, alias).await?;
         let mut row = version_of(&mut tx, alias, version).await?;
-        row.calibration = Some((nominal, report.to_owned()));
+        if row.wrapped.is_none() {
+            return Err(KeyError::Destroyed { alias: alias.clone(), version });
+        }
+        let report = calibration::check(given, &row.key_id)?;
+        let text = calibration::json(&report);
+        if text.len() > MAX_REPORT_BYTES {
+            return Err(ReportError::TooLarge(text.len()).into());
+        }
+        row.calibration = Some((report.nominal, text));
         tx.update_version(&row).await?;
         let rotation = tx.rotation(alias).await?;
-        let ended =
-            !nominal && rotation.is_some_and(|rotation| rotation.version == version && !rotation.forced);
-        if ended {
+        let rotation_ended = !report.nominal
+            && rotation.is_some_and(|rotation| rotation.version == version && !rotation.forced);
+        if rotation_ended {
             tx.delete_rotation(alias).await?;
         }
         tx.changed().await?;
         tx.commit().await?;
-        Ok(ended)
+        Ok(Recorded { key_id: row.key_id, report, rotation_ended })
+    }
+
+    /// The report that a version keeps; `None` if it was not calibrated.
+    pub async fn calibration(
+        &self,
+        alias: &Alias,
+        version: Version,
+    ) -> Result<Option<CalibrationReport>, KeyError> {
+        let mut tx = self.store.read().await?;
+        tx.ring(alias).await?.ok_or_else(|| KeyError::UnknownRing(alias.clone()))?;
+        let row = version_of(&mut tx, alias, version).await?;
+        let Some((_, text)) = row.calibration else { return Ok(None) };
+        let report = calibration::parse(text.as_bytes(), &row.key_id).map_err(|error| {
+            StoreError::Damaged(format!(
+                "key_versions, alias {alias}, version {version}: calibration: {error}"
+            ))
+        })?;
+        Ok(Some(report))
+    }
+
+    /// The sub-key of a version, whatever its state as long as its master is there: to calibrate it.
+    pub async fn sub_key(
+        &self,
+        alias: &Alias,
+        version: Version,
+        family: &ListFamily,
+    ) -> Result<(KeyId, ListKey), KeyError> {
+        let mut tx = self.store.read().await?;
+        tx.ring(alias).await?.ok_or_else(|| KeyError::UnknownRing(alias.clone()))?;
+        let row = version_of(&mut tx, alias, version).await?;
+        let master = self.open(&row)?.ok_or_else(|| KeyError::Destroyed { alias: alias.clone(), version })?;
+        Ok((row.key_id, master.lists(family)))
     }
 
     /// Wraps everything under the key-encryption key in use. Rows already under it are left; rows that do not open

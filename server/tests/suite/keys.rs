@@ -15,6 +15,7 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 
+use crate::calibration::sample;
 use crate::place::{KEK, Place, keks};
 
 on_both!(
@@ -206,8 +207,12 @@ async fn a_failed_calibration_stops_activation_unless_forced(place: Place) {
     keys.create_ring(new_ring("r", true)).await.unwrap();
     let brought = MasterKey::take(&mut [9; 32]);
     let version = keys.import(&ring, &brought).await.unwrap();
-    assert!(keys.record_calibration(&ring, version, false, "no JSON").await.is_err());
-    keys.record_calibration(&ring, version, false, "{\"fpr\":0.1}").await.unwrap();
+    let other = sample(&MasterKey::take(&mut [8; 32]).id(), 90);
+    let error = keys.record_calibration(&ring, version, other).await.unwrap_err();
+    assert!(matches!(error, KeyError::Report(_)) && error.is_refusal(), "{error}");
+    let recorded = keys.record_calibration(&ring, version, sample(&brought.id(), 90)).await.unwrap();
+    assert!(!recorded.report.nominal && !recorded.rotation_ended);
+    assert_eq!(keys.calibration(&ring, version).await.unwrap(), Some(recorded.report));
     let error = keys.rotate(&ring, Target::Pending(version), false).await.unwrap_err();
     assert!(matches!(error, KeyError::Calibration(_)), "{error}");
     assert_eq!(states(&keys, &ring).await, [State::Active, State::Pending]);

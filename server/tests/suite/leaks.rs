@@ -96,6 +96,12 @@ async fn secrets_are_in_no_reply_and_no_log(place: Place) {
     }
     server.post("/v1/detect", json!({ "text": text, "keys": ["r"], "spans": true })).await.good();
 
+    // Calibrated by it: generated text in the place of human text, to be looked for below.
+    let profile = "/v1/admin/rings/r/versions/2/calibration?profile=prose-v1";
+    let texts = server.request("POST", profile).header("content-type", "application/x-ndjson");
+    let texts = texts.body(json!({ "text": text }).to_string() + "\n{\"text\":7}");
+    assert_eq!(Reply::of(texts.send().await.unwrap()).await.code(), "invalid_value");
+
     // Out, in again, damaged, elsewhere.
     let exported = server.post("/v1/admin/rings/r/versions/1/export", json!({})).await.good()["key"].clone();
     server.post("/v1/admin/rings/r/import", exported.clone()).await;

@@ -26,6 +26,7 @@ macro_rules! on_both {
 }
 
 mod audit;
+mod calibration;
 mod crash;
 mod http;
 mod idempotency_http;

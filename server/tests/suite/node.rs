@@ -8,6 +8,7 @@ use dandyroll_server::keys::{Alias, NewRing, RingChange, State, Target, Version}
 use dandyroll_server::node::Node;
 use dandyroll_server::store::EntryFilter;
 
+use crate::calibration::sample;
 use crate::place::Place;
 
 on_both!(
@@ -191,8 +192,10 @@ async fn a_calibration_that_fails_in_mid_rotation_ends_it_unless_forced(place: P
     }
     for (version, force) in [(2, false), (3, true)] {
         a.keys().rotate(&ring(), Target::Generate, force).await.unwrap();
-        let ended = a.keys().record_calibration(&ring(), v(version), false, "{}").await.unwrap();
-        assert_eq!(ended, !force);
+        let versions = a.keys().ring(&ring()).await.unwrap().versions;
+        let key = &versions.iter().find(|row| row.version == v(version)).unwrap().key_id;
+        let recorded = a.keys().record_calibration(&ring(), v(version), sample(key, 90)).await.unwrap();
+        assert_eq!(recorded.rotation_ended, !force);
         for node in [&a, &b, &a] {
             node.refresh().await.unwrap();
         }

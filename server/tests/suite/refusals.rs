@@ -10,6 +10,7 @@ use dandyroll_server::keys::{Alias, Version};
 use dandyroll_server::tokens::{RateLimit, Scope};
 use serde_json::{Value, json};
 
+use crate::calibration::sample;
 use crate::place::Place;
 use crate::served::{Reply, Served, grant};
 
@@ -164,8 +165,14 @@ async fn every_code_is_answered_as_the_table_says(place: Place) {
     // A key whose calibration failed.
     let (keys, ring): (_, Alias) = (server.service.node().keys(), "r".parse().unwrap());
     let mut secret: [u8; 32] = std::array::from_fn(|i| u8::try_from(i * 5 + 1).unwrap());
-    let version = keys.import(&ring, &dandyroll_scheme::MasterKey::take(&mut secret)).await.unwrap();
-    keys.record_calibration(&ring, version, false, "{}").await.unwrap();
+    let master = dandyroll_scheme::MasterKey::take(&mut secret);
+    let version = keys.import(&ring, &master).await.unwrap();
+    let calibration = format!("/v1/admin/rings/r/versions/{version}/calibration");
+    seen.check(&server.get(&calibration).await, C::NotCalibrated);
+    let report = serde_json::to_value(sample(&master.id(), 90)).unwrap();
+    let other = "/v1/admin/rings/r/versions/1/calibration";
+    seen.check(&server.send("PUT", other, report.clone()).await, C::ReportOfOtherKey);
+    server.send("PUT", &calibration, report).await.good();
     seen.check(&post("r/rotate", json!({ "version": version.get() })).await, C::CalibrationFailed);
 
     // A rotation that waits for a server that holds keys and never answers.

@@ -53,7 +53,7 @@ pub(crate) fn log() -> &'static Arc<Mutex<Vec<u8>>> {
     })
 }
 
-async fn start(place: &Place, more: &[(&'static str, &str)]) -> Served {
+pub(crate) async fn start(place: &Place, more: &[(&'static str, &str)]) -> Served {
     let fixture = Fixture::get();
     let models = Models {
         models: vec![Arc::new(FixtureModel(Arc::clone(&fixture)))],

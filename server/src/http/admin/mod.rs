@@ -1,5 +1,6 @@
-//! Administration: rings and versions, profiles, tokens, servers.
+//! Administration: rings and versions, their calibration, profiles, tokens, servers.
 
+pub(super) mod calibration;
 pub(super) mod profiles;
 pub(super) mod rings;
 pub(super) mod tokens;

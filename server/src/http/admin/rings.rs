@@ -56,7 +56,7 @@ fn about(alias: &Alias) -> Subject {
     Subject { alias: Some(alias.clone()), ..Subject::default() }
 }
 
-fn about_version(alias: &Alias, version: Version) -> Subject {
+pub(super) fn about_version(alias: &Alias, version: Version) -> Subject {
     Subject { version: Some(version), ..about(alias) }
 }
 
@@ -147,6 +147,20 @@ pub(in super::super) async fn change(mut call: Call) -> Result<HttpResponse, Api
     };
     let (_, changed) = call.audited(subject, detail, work).await?;
     ok(&ring(changed))
+}
+
+pub(in super::super) async fn create_version(call: Call) -> Result<HttpResponse, ApiError> {
+    let alias = call.ring()?;
+    let keys = call.service().node().keys().clone();
+    let work = {
+        let alias = alias.clone();
+        async move {
+            let version = keys.create_version(&alias).await?;
+            done(row_of(&keys, &alias, version).await?)
+        }
+    };
+    let (receipt, row) = call.audited(about(&alias), Detail::new(), work).await?;
+    created(&changed(&alias, &row, &receipt))
 }
 
 pub(in super::super) async fn rotate(mut call: Call) -> Result<HttpResponse, ApiError> {
