@@ -427,9 +427,10 @@ async fn texts_that_cannot_be_counted_are_refused_by_their_line(place: Place) {
 }
 
 async fn who_leaves_in_the_middle_has_calibrated_nothing(place: Place) {
-    let server = texts::start(&place, &[]).await;
+    let server = texts::start(&place, &[("http.long_timeout_ms", "1000")]).await;
     let body = json!({ "text": "one text, whole, with enough words in it to be judged, and then nothing more comes" });
     let body = body.to_string() + "\n";
+    let line = body.clone();
     let head = format!(
         "POST {}?profile=prose-v1 HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\n\
          Content-Type: application/x-ndjson\r\nContent-Length: {}\r\n\r\n",
@@ -457,6 +458,21 @@ async fn who_leaves_in_the_middle_has_calibrated_nothing(place: Place) {
     let rows = server.entries("action=key.calibrate").await;
     assert_eq!((rows.len(), &rows[1]["outcome"]), (2, &json!("refused")), "{rows:?}");
     assert_eq!(rows[1]["detail"]["code"], "malformed_json");
+    // So has who is cut off because its time is up: the texts that came are not all of the corpus.
+    let (send, receive) = tokio::sync::mpsc::channel::<Result<String, std::io::Error>>(1);
+    send.send(Ok(line)).await.unwrap();
+    let body = reqwest::Body::wrap_stream(tokio_stream::wrappers::ReceiverStream::new(receive));
+    let request = server.request("POST", &format!("{}?profile=prose-v1", path(1))).body(body);
+    let request = request.header("content-type", "application/x-ndjson");
+    assert_eq!(Reply::of(request.send().await.unwrap()).await.code(), "timeout");
+    drop(send);
+    for _ in 0..500 {
+        if server.entries("action=key.calibrate").await.len() == 4 {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    assert_eq!(server.entries("action=key.calibrate").await[3]["outcome"], "refused");
     assert_eq!(server.get(&path(1)).await.code(), "not_calibrated");
     server.stop().await;
 }
