@@ -14,6 +14,7 @@ pub mod audit;
 pub mod calibration;
 pub mod detect;
 pub mod health;
+pub mod jobs;
 pub mod openai;
 pub mod problem;
 

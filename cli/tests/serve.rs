@@ -141,6 +141,113 @@ fn url_in(line: &str) -> String {
     rest[..rest[7..].find('/').unwrap() + 7].to_owned()
 }
 
+/// Each document of a dump by its id: verdict, tokens, and for each key n, k, z and all p.
+fn numbers<'a>(rows: impl Iterator<Item = &'a Value>, finding: impl Fn(&Value) -> Value) -> Vec<Value> {
+    rows.map(|row| {
+        let found = row["findings"].as_array().unwrap().iter().map(|one| {
+            let mut shown = finding(one);
+            for name in
+                ["verdict", "mode", "scored", "green", "z", "log10_p", "hypotheses", "log10_p_adjusted"]
+            {
+                shown[name] = one[name].clone();
+            }
+            shown
+        });
+        serde_json::json!({ "verdict": row["verdict"], "findings": found.collect::<Vec<_>>() })
+    })
+    .collect()
+}
+
+/// One key in a file and in the service's ring; the same documents through the command, the stream and a job.
+#[test]
+fn the_command_the_stream_and_a_job_say_the_same() {
+    let bench = Bench::new();
+    let server = Running::start(&bench, "Stop with");
+    let token = server.said.iter().map(|line| line.trim()).find(|line| line.starts_with("wmk_")).unwrap();
+    let key = bench.key("a.key");
+    let imported =
+        bench.run(&["keys", "import", "default", &key, "--data-dir", &bench.path("data"), "--json"], b"");
+    let version = imported.json()["version"].as_u64().unwrap();
+    let human = std::fs::read_to_string(fixture("corpora/prose_heldout.jsonl")).unwrap();
+    let count: usize =
+        std::env::var("DANDYROLL_DOCUMENTS").ok().and_then(|text| text.parse().ok()).unwrap_or(600);
+    let texts: Vec<Value> = human.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let documents: String = (0..count)
+        .map(|at| {
+            let text = format!("{} {}", texts[at % texts.len()]["text"].as_str().unwrap(), at);
+            format!("{}\n", serde_json::json!({ "id": at.to_string(), "text": text }))
+        })
+        .collect();
+    let file = bench.file("docs.jsonl", documents);
+
+    let tokenizer = fixture("model/tokenizer.json").to_str().unwrap().to_owned();
+    let ran = bench.run(
+        &[
+            "detect",
+            "--tokenizer",
+            &tokenizer,
+            "--profile",
+            "prose-v1",
+            "--key-file",
+            &key,
+            &file,
+            "--output",
+            "-",
+        ],
+        b"",
+    );
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    let rows: Vec<Value> = ran.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let key_id = |one: &Value| serde_json::json!({ "key_id": one["key_id"] });
+    let expected = numbers(rows.iter(), key_id);
+    assert_eq!(expected.len(), count);
+
+    let url = server.url();
+    let curl = |rest: &str| {
+        let line = format!("curl -sS -H 'Authorization: Bearer {token}' {rest}");
+        let output = Command::new("sh").args(["-c", &line]).current_dir(bench.path(".")).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let json = |rest: &str| -> Value { serde_json::from_str(&curl(rest)).unwrap() };
+    let look = format!(r#"{{"keys":["default@{version}"],"profiles":["prose-v1"]}}"#);
+    // Another process added the key: the server knows it within a second.
+    let make = format!(
+        r#"-H 'Content-Type: application/json' -d '{{"upload":"docs.jsonl","look":{look}}}' {url}/v1/jobs"#
+    );
+    let mut made = json(&make);
+    for _ in 0..100 {
+        if made["job"].is_object() {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        made = json(&make);
+    }
+    let id = made["job"]["id"].as_str().unwrap_or_else(|| panic!("{made}")).to_owned();
+    json(&format!("-H 'Content-Type: application/octet-stream' -T docs.jsonl {url}/v1/jobs/{id}/input"));
+    let mut job = json(&format!("{url}/v1/jobs/{id}"));
+    for _ in 0..1200 {
+        if !job["finished_at"].is_null() {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        job = json(&format!("{url}/v1/jobs/{id}"));
+    }
+    assert_eq!(job["state"], "done", "{job}");
+    let result = curl(&format!("{url}/v1/jobs/{id}/result"));
+    let rows: Vec<Value> = result.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(numbers(rows.iter(), key_id), expected, "the job");
+
+    let stream = curl(&format!(
+        "-H 'Content-Type: application/x-ndjson' --data-binary @docs.jsonl \
+         '{url}/v1/detect/stream?keys=default@{version}&profiles=prose-v1&modes=model-free'"
+    ));
+    let rows: Vec<Value> = stream.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let of_key = |one: &Value| serde_json::json!({ "key_id": one["key"]["key_id"] });
+    assert_eq!(numbers(rows.iter().map(|row| &row["result"]), of_key), expected, "the stream");
+    assert_eq!(server.stop("-TERM"), Some(0));
+}
+
 #[test]
 fn settings_are_checked_and_all_faults_told() {
     let bench = Bench::new();

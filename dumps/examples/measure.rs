@@ -2,17 +2,17 @@
 //!
 //! ```console
 //! $ cargo run --release -p dandyroll-dumps --example measure -- \
-//!     dump.jsonl.zst fixtures/model/tokenizer.json my.key 1 2
+//!     dump.jsonl.zst fixtures/model/tokenizer.json my.key 256 1 2
 //! ```
 //!
-//! For each number of threads: the dump through reading, decompression, parsing, tokenising, scoring and writing
-//! under `prose-v1`, then as many threads that encode the same texts (200 MB at most, in memory) with the `tokenizers`
-//! crate itself, ids only, nothing checked and nothing kept. The threads are pinned to as many cores by running this
-//! under `taskset`. `cpu_seconds` is processor time of the whole process, which other work on the machine does not
-//! stretch; `speed_up` over it needs a machine of one's own. Peak memory is the process's before the texts are loaded;
-//! run one number of threads alone for it. If ids begin with `marked` and `human`, as those of `make_dump` do, what was
-//! found is checked against them: by verdict (α for each document), by false-discovery rate 10⁻⁵ (Benjamini and
-//! Hochberg) and by Bonferroni over all documents at 10⁻⁵.
+//! 256 is the bound on memory in MiB, as `--memory`; 1 and 2 are numbers of threads. For each of these: the dump through
+//! reading, decompression, parsing, tokenising, scoring and writing under `prose-v1`, then as many threads that encode
+//! the same texts (200 MB at most, in memory) with the `tokenizers` crate itself, ids only, nothing checked and nothing
+//! kept. The threads are pinned to as many cores by running this under `taskset`. `cpu_seconds` is processor time of
+//! the whole process, which other work on the machine does not stretch as it does the clock. Peak memory is the
+//! process's before the texts are loaded; give one number of threads for it. If ids begin with `marked` and `human`, as
+//! those of `make_dump` do, what was found is checked against them: by verdict (α for each document), by
+//! false-discovery rate 10⁻⁵ (Benjamini and Hochberg) and by Bonferroni over all documents at 10⁻⁵.
 
 #![expect(clippy::unwrap_used, reason = "a tool that stops at the first thing wrong")]
 
@@ -117,11 +117,11 @@ fn check(results: &Path, tally: &Tally) -> BTreeMap<String, u64> {
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [dump, tokenizer, key, threads @ ..] = arguments.as_slice() else {
-        eprintln!("give a dump, a tokenizer, a key file and numbers of threads");
+    let [dump, tokenizer, key, memory, threads @ ..] = arguments.as_slice() else {
+        eprintln!("give a dump, a tokenizer, a key file, MiB of memory and numbers of threads");
         return;
     };
-    let judge = judge(tokenizer, key);
+    let (judge, memory) = (judge(tokenizer, key), memory.parse::<usize>().unwrap() << 20);
     let folder = tempfile::tempdir().unwrap();
     let mut runs = Vec::new();
     let mut verdicts = BTreeMap::new();
@@ -136,7 +136,7 @@ fn main() {
             strict: true,
             existing: Existing::Overwrite,
             max_document: 8 << 20,
-            memory: 256 << 20,
+            memory,
             threads,
         };
         let shards = dandyroll_dumps::shards(&[dump.into()], None, None, None).unwrap();

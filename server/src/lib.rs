@@ -6,6 +6,7 @@
 //! - [`audit`] writes what was done, seals it, and tells what was tampered with.
 //! - [`idempotency`] gives a repeated request its first answer.
 //! - [`detection`] judges texts: hypotheses, threads of its own, tiers of answers.
+//! - [`jobs`] judge whole dumps in the background.
 //! - [`generation`] makes marked texts: policy, ring, profile, model, audit, report.
 //! - [`profiles`] are what generation and detection agree on.
 //! - [`place`] is the data folder: database, keys and checkpoints of a service without other settings.
@@ -28,6 +29,7 @@ pub mod first;
 pub mod generation;
 pub mod http;
 pub mod idempotency;
+pub mod jobs;
 pub mod keys;
 pub mod models;
 pub mod node;

@@ -47,6 +47,7 @@ pub enum PlaceError {
 /// | `kek` | the key-encryption key, unless another file is named |
 /// | `audit.key` | what signs the audit's checkpoints |
 /// | `audit.checkpoints` | the signed checkpoints: copy them where the database's administrator cannot write |
+/// | `jobs` | uploads and results of jobs, unless another folder is named |
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DataFolder(PathBuf);
 

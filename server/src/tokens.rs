@@ -396,6 +396,13 @@ impl TokenTable {
         Ok(Self { rows, damaged: each.damaged })
     }
 
+    /// What a token allows, by its public part: for work that it ordered earlier. `None` if it is not valid any more.
+    pub fn valid(&self, id: &TokenId, now: Timestamp) -> Option<&TokenInfo> {
+        let info = &self.rows.get(id)?.info;
+        let ended = info.revoked_at.is_some() || info.grant.expires_at.is_some_and(|end| end <= now);
+        (!ended).then_some(info)
+    }
+
     /// Who presents this token.
     pub fn authenticate(&self, presented: &str, now: Timestamp) -> Result<&TokenInfo, AuthError> {
         let token = Token::parse(presented)?;

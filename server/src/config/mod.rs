@@ -17,6 +17,7 @@ use zeroize::Zeroizing;
 
 use crate::detection::DetectionSettings;
 use crate::generation::GenerationSettings;
+use crate::jobs::JobSettings;
 use crate::keys::{Kek, KekError, KekRing};
 use crate::place::{DataFolder, PlaceError};
 use crate::store::{Backend, Store, StoreSettings};
@@ -42,6 +43,8 @@ pub struct Settings {
     pub generation: GenerationSettings,
     /// Bounds and defaults of detection.
     pub detection: DetectionSettings,
+    /// Bounds of jobs.
+    pub jobs: JobSettings,
     effective: Vec<reader::Effective>,
 }
 
@@ -240,10 +243,11 @@ impl Settings {
         }
         let generation = services::generation(&mut reader);
         let detection = services::detection(&mut reader, http.body_limit);
+        let jobs = services::jobs(&mut reader, &data_dir);
         let effective = reader.finish()?;
         // A store that could not be read is a fault, and faults do not come here.
         let store = store.ok_or_else(Faults::default)?;
-        Ok(Self { data_dir, http, store, keys, audit, log, model, generation, detection, effective })
+        Ok(Self { data_dir, http, store, keys, audit, log, model, generation, detection, jobs, effective })
     }
 
     /// What is in effect and where it comes from, as TOML, without secrets.

@@ -1,10 +1,12 @@
 //! Settings of generation and detection.
 
 use std::num::NonZeroUsize;
+use std::path::Path;
 
 use super::reader::Reader;
 use crate::detection::{DetectionSettings, PoolSettings};
 use crate::generation::GenerationSettings;
+use crate::jobs::JobSettings;
 use crate::keys::Alias;
 
 /// Reads the settings of generation.
@@ -46,5 +48,32 @@ pub(super) fn detection(reader: &mut Reader, max_text_bytes: usize) -> Detection
         max_batch_texts: reader.count("detection.batch_texts", standard.max_batch_texts, 1..=1_000_000),
         max_hypotheses: reader.count("detection.hypotheses", standard.max_hypotheses, 1..=100_000),
         max_model_tokens: reader.count("detection.model_tokens", standard.max_model_tokens, 16..=10_000_000),
+    }
+}
+
+const MEBIBYTE: usize = 1 << 20;
+
+/// Reads the settings of jobs. Half the cores judge them, so that requests find the others.
+pub(super) fn jobs(reader: &mut Reader, data_dir: &Path) -> JobSettings {
+    let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let threads = NonZeroUsize::new(reader.count("jobs.threads", (cores / 2).max(1), 1..=1024));
+    let days = |days: usize| days * 86_400_000;
+    JobSettings {
+        folder: reader.path("jobs.dir", &data_dir.join("jobs")),
+        root: reader.optional_path("jobs.root"),
+        running: reader.count("jobs.running", 1, 1..=64),
+        open: reader.count("jobs.open", 16, 1..=100_000),
+        kept: reader.count("jobs.kept", 256, 1..=100_000),
+        keep: reader.millis("jobs.keep_ms", days(7), 1_000..=days(3_650)),
+        upload_wait: reader.millis("jobs.upload_wait_ms", 3_600_000, 1_000..=days(30)),
+        upload_limit: reader.count("jobs.upload_limit_bytes", 1 << 30, 1024..=1 << 50),
+        disk_limit: reader.count("jobs.disk_limit_bytes", 4 << 30, 1024..=1 << 50),
+        max_document: reader.count(
+            "jobs.document_limit_bytes",
+            8 * MEBIBYTE,
+            1024..=dandyroll_vocab::MAX_TEXT_BYTES,
+        ),
+        memory: reader.count("jobs.memory_bytes", 256 * MEBIBYTE, MEBIBYTE..=1 << 40),
+        threads: threads.unwrap_or(NonZeroUsize::MIN),
     }
 }

@@ -37,7 +37,7 @@ use crate::audit::{Completion, Detail, DetailValue, Intent, Operation, Outcome, 
 use crate::node::Node;
 use crate::{AUDIT_WAIT, Asker};
 use judge::{GroupEntropies, Judged, encode, judge_text};
-use plan::{Defaults, plan};
+use plan::{Defaults, plan, plan_again};
 
 /// Bounds and defaults of detection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -197,6 +197,12 @@ impl Detecting {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// What was planned before, again: keys and profiles by id, with what the token allows now.
+    pub(crate) fn plan_of(&self, grant: &crate::tokens::Grant, look: &Look) -> Result<Plan, DetectionError> {
+        let Inner { node, tokenizers, defaults, .. } = &*self.inner;
+        plan_again(look, grant, &node.snapshot(), tokenizers, defaults)
     }
 
     fn intent(action: &'static str, caller: &Asker, plan: &Plan) -> Intent {

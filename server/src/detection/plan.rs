@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use dandyroll_api::detect::{KeyRef, Look, ModeName, ProfileRef};
 use dandyroll_detector::{Background, Correction, Hypothesis, Mode, Policy};
+use dandyroll_dumps::{Judge, Wanted};
 use dandyroll_scheme::{Gamma, KeyId, ListKey, Nats, Profile, Sha256Digest, TokenId};
 use dandyroll_vocab::Vocabulary;
 
@@ -140,6 +141,43 @@ impl Plan {
         self.groups.iter().any(|group| group.reader.is_some())
     }
 
+    /// Ids of the keys and of the profiles that are looked for, each once, in order.
+    pub(crate) fn names(&self) -> (Vec<String>, Vec<String>) {
+        let (mut keys, mut profiles) = (Vec::<String>::new(), Vec::<String>::new());
+        for test in &self.tests {
+            if !keys.contains(&test.key.key_id) {
+                keys.push(test.key.key_id.clone());
+            }
+            for profile in &test.profiles {
+                if !profiles.contains(&profile.id) {
+                    profiles.push(profile.id.clone());
+                }
+            }
+        }
+        (keys, profiles)
+    }
+
+    /// The same tests for documents of a dump: without a model, under one tokenizer.
+    pub(crate) fn judge(&self) -> Result<Judge, DetectionError> {
+        let [group] = self.groups.as_slice() else {
+            return Err(value("profiles", "they are of several tokenizers: ask for one after the other"));
+        };
+        if self.needs_model() {
+            return Err(value("modes", "dumps are judged without a model: model-free"));
+        }
+        let wanted = self.tests.iter().map(|test| {
+            Ok(Wanted {
+                key: test.key.key_id.parse().map_err(|_| DetectionError::Died)?,
+                profile: test.profiles.first().map(|profile| profile.id.clone()).unwrap_or_default(),
+                lists: Arc::clone(&test.lists),
+                gamma: test.gamma,
+                background: test.background.clone(),
+            })
+        });
+        let wanted = wanted.collect::<Result<Vec<Wanted>, DetectionError>>()?;
+        Ok(Judge::new(Arc::clone(&group.vocabulary), wanted, self.policy, self.spans))
+    }
+
     /// m.
     pub fn hypotheses_tried(&self) -> usize {
         self.tests.len()
@@ -199,6 +237,31 @@ pub(crate) fn plan(
             return Err(DetectionError::TooMany { what, found, most });
         }
     }
+    assemble(look, tier, grant, snapshot, tokenizers, defaults)
+}
+
+/// [`plan`] for what was planned before and is asked for by ids, of which there may be more than a request may name.
+pub(crate) fn plan_again(
+    look: &Look,
+    grant: &Grant,
+    snapshot: &Snapshot,
+    tokenizers: &[Tokenizer],
+    defaults: &Defaults,
+) -> Result<Plan, DetectionError> {
+    let tier =
+        Tier::of(grant).ok_or(DetectionError::Scope { what: "detection", scope: Scope::DetectPublic })?;
+    check_tier(look, tier)?;
+    assemble(look, tier, grant, snapshot, tokenizers, defaults)
+}
+
+fn assemble(
+    look: &Look,
+    tier: Tier,
+    grant: &Grant,
+    snapshot: &Snapshot,
+    tokenizers: &[Tokenizer],
+    defaults: &Defaults,
+) -> Result<Plan, DetectionError> {
     let keys = keys(look, grant, snapshot)?;
     let profiles = profiles(look, snapshot, tokenizers, defaults)?;
     let names = names(snapshot);

@@ -21,6 +21,7 @@ use crate::config::{KekSettingsError, ModelSettings, Settings};
 use crate::detection::{Detecting, Tokenizer};
 use crate::engine::EngineLimits;
 use crate::generation::{Generating, Model, Served};
+use crate::jobs::{JobError, Jobs};
 use crate::models::{LoadedModel, ModelError};
 use crate::node::{Node, NodeError, Tasks};
 use crate::place::PlaceError;
@@ -73,6 +74,9 @@ pub enum StartError {
     /// Threads for detection.
     #[error("the threads of detection: {0}")]
     Threads(std::io::Error),
+    /// Jobs: their folder, or what it holds.
+    #[error(transparent)]
+    Jobs(#[from] JobError),
     /// The settings.
     #[error("generation.default_ring: {0:?} is no name of a ring")]
     DefaultRing(String),
@@ -143,11 +147,13 @@ impl Application {
             .map_err(StartError::Threads)?;
         let generating = Generating::new(node.clone(), models, settings.generation.clone())
             .map_err(|_| StartError::DefaultRing(settings.generation.default_alias.clone()))?;
+        let jobs = Jobs::open(node.clone(), detecting.clone(), settings.jobs.clone()).await?;
         let http = settings.http.clone();
         let service = Arc::new(Service {
             node: node.clone(),
             detecting,
             generating,
+            jobs,
             metrics: Metrics::new()?,
             limits: Limits::new(),
             runtime: Handle::current(),
@@ -213,11 +219,13 @@ impl Application {
             }
         });
         let handle = server.handle();
+        let jobs = service.jobs.run();
         let drained = tokio::spawn(drain(Arc::clone(&service), handle, stop, notice));
         let served = server.await;
         drained.abort();
         upkeep.abort();
         // Also when the server ended by itself.
+        jobs.stop().await;
         tasks.stop().await;
         let left = service.node.leave().await;
         service.node.store().close().await;
@@ -257,6 +265,7 @@ async fn drain(service: Arc<Service>, server: ServerHandle, stop: Stopper, notic
         return;
     }
     service.draining.store(true, Ordering::SeqCst);
+    service.jobs.halt();
     tracing::info!("draining");
     // Time for load balancers to look at readiness before the port closes.
     tokio::time::sleep(notice).await;

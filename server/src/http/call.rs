@@ -268,7 +268,7 @@ impl Call {
     /// Reads the body now, and keeps it for the handler.
     pub(super) async fn read_ahead(&mut self) -> Result<Bytes, ApiError> {
         let body = match self.endpoint.body {
-            Body::None => Bytes::new(),
+            Body::None | Body::File => Bytes::new(),
             _ => self.body().await?,
         };
         self.read = Some(body.clone());
@@ -278,7 +278,8 @@ impl Call {
     /// How many bytes the body may have.
     pub fn body_limit(&self) -> usize {
         match self.endpoint.body {
-            Body::None => 0,
+            // A file is bounded by who takes it.
+            Body::None | Body::File => 0,
             Body::Json { limit, .. } | Body::OptionalJson { limit, .. } | Body::Lines { limit, .. } => {
                 limit.bytes(self.service.settings())
             }

@@ -42,6 +42,7 @@ fn row(endpoint: &Endpoint, settings: &HttpSettings) -> String {
         Body::None => "–".to_owned(),
         Body::Json { limit, .. } => format!("JSON, {}", size(limit.bytes(settings))),
         Body::OptionalJson { limit, .. } => format!("JSON or none, {}", size(limit.bytes(settings))),
+        Body::File => "a file, `jobs.upload_limit_bytes` (1 GiB)".to_owned(),
         Body::Lines { limit, .. } => format!("NDJSON, {} a line", size(limit.bytes(settings))),
     };
     let codes: Vec<_> = endpoint.errors.iter().map(|code| format!("`{code}`")).collect();
@@ -61,9 +62,10 @@ fn size(bytes: usize) -> String {
     }
 }
 
-const TAGS: [(&str, &str); 5] = [
+const TAGS: [(&str, &str); 6] = [
     ("generation", "Generation (OpenAI-compatible)"),
     ("detection", "Detection"),
+    ("jobs", "Jobs"),
     ("admin", "Administration"),
     ("audit", "Audit"),
     ("operations", "Operations"),
@@ -101,6 +103,15 @@ refusal: a token that is unknown, revoked or expired (all `unauthenticated` to t
 token lacks, a policy. Above 20 callers a second without a valid token (200 at once), more are answered 429 and \
 only counted (`dandyroll_refused_unwritten_total`), so that nobody fills the audit from outside. Lists that only \
 look are not rows.
+
+**Jobs.** A job's files are with the server that made it (`jobs.dir`, a folder of its own); the others show the job \
+and answer `job_elsewhere` for its files. Settings: `jobs.root` (below which paths may be named; unset: uploads only), \
+`jobs.running` (1 at a time), `jobs.open` (16 that run or wait; more are answered 429), `jobs.kept` (256), \
+`jobs.keep_ms` (7 days after its end a job is forgotten with its files), `jobs.upload_wait_ms` (1 hour), \
+`jobs.upload_limit_bytes` (1 GiB, which must arrive within `http.long_timeout_ms`, without a pause of \
+`http.body_timeout_ms`), `jobs.disk_limit_bytes` (4 GiB for the files of a job: one that needs more fails), \
+`jobs.document_limit_bytes` (8 MiB), `jobs.memory_bytes` (256 MiB), `jobs.threads` (half the cores). A job runs \
+with what its token allows when it begins: it fails if the token was revoked or a key stopped detecting.
 
 **Pages.** Lists take `limit` (1 to 1000, default 100) and `cursor`, and answer with `next`, null at the end.
 ";

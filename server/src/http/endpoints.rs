@@ -8,13 +8,15 @@ use std::future::Future;
 use std::pin::Pin;
 
 use actix_web::HttpResponse;
-use dandyroll_api::{admin as a, audit as au, calibration as c, detect as d, health as h, openai as o};
+use dandyroll_api::{
+    admin as a, audit as au, calibration as c, detect as d, health as h, jobs as j, openai as o,
+};
 use serde_json::json;
 use utoipa::ToSchema;
 use utoipa::openapi::{RefOr, Schema};
 
 use super::error::{ApiError, ErrorCode, Shape};
-use super::{Call, HttpSettings, admin, audit, detect, health, openai};
+use super::{Call, HttpSettings, admin, audit, detect, health, jobs, openai};
 use crate::tokens::Scope;
 
 /// What a handler gives.
@@ -114,6 +116,8 @@ pub enum Body {
         /// The size of a line.
         limit: Limit,
     },
+    /// A file (`application/octet-stream`), as large as a setting of its own allows.
+    File,
 }
 
 /// How long the answer's head may take.
@@ -192,6 +196,12 @@ pub enum Kind {
     Alpha,
     /// Yes or no.
     Flag,
+    /// A job.
+    Job,
+    /// After a job.
+    JobCursor,
+    /// A file of a job's results.
+    File,
 }
 
 impl Kind {
@@ -205,7 +215,7 @@ impl Kind {
             Self::Profile => "a profile's id (wp_ and 52 characters of a-z and 2-7) or name",
             Self::TokenId => "a token's public part: 16 characters of a-z and 2-7",
             Self::Limit => "the number of items a page has at most, 1 to 1000",
-            Self::Cursor | Self::RingCursor | Self::ProfileCursor | Self::TokenCursor => {
+            Self::Cursor | Self::RingCursor | Self::ProfileCursor | Self::TokenCursor | Self::JobCursor => {
                 "what `next` said in the page before"
             }
             Self::Word => "1 to 64 of a-z, 0-9, '-', '_', '.', ':'",
@@ -222,6 +232,8 @@ impl Kind {
             Self::Mode => "auto, model-free, entropy-gated or entropy-weighted",
             Self::Alpha => "a number above 0, up to 0.05",
             Self::Flag => "true or false",
+            Self::Job => "a job: jb_ and 26 characters of a-z and 2-7",
+            Self::File => "a file's name, as the list of results has it",
         }
     }
 
@@ -266,6 +278,9 @@ impl Kind {
                 json!({ "type": "number", "exclusiveMinimum": 0, "maximum": 0.05, "default": 1e-5 })
             }
             Self::Flag => json!({ "type": "boolean", "default": false }),
+            Self::Job => pattern("^jb_[a-z2-7]{26}$"),
+            Self::JobCursor => pattern("^c[0-9]{1,18}-jb_[a-z2-7]{26}$"),
+            Self::File => json!({ "type": "string", "minLength": 1 }),
         }
     }
 }
@@ -355,7 +370,10 @@ impl Endpoint {
         if self.action.is_some() {
             codes.extend([C::StoreUnavailable, C::Conflict]);
         }
-        if !matches!(self.body, Body::None) {
+        if matches!(self.body, Body::File) {
+            codes.extend([C::BodyTimeout, C::BodyTooLarge, C::UnsupportedMediaType]);
+        }
+        if !matches!(self.body, Body::None | Body::File) {
             codes.extend([C::MalformedJson, C::InvalidUtf8, C::BodyTimeout, C::BodyTooLarge]);
             codes.extend([C::UnsupportedMediaType, C::UnknownField, C::MissingField, C::InvalidValue]);
         }
@@ -493,6 +511,16 @@ const DETECTION: Endpoint = Endpoint {
         ErrorCode::ModelUnavailable,
     ],
     time: Time::Long,
+    ..ROW
+};
+/// Rows of results hold p and keys, which `detect:public` may not see.
+const JOBS: Access = Access::Any(&[Scope::DetectFull, Scope::DetectTokens]);
+const JOB: Parameter = path("job", Kind::Job, "The job.");
+const OF_JOB: Endpoint = Endpoint {
+    tag: "jobs",
+    access: JOBS,
+    parameters: &[JOB],
+    errors: &[ErrorCode::UnknownJob, ErrorCode::StoreUnavailable],
     ..ROW
 };
 /// An answer of generation: one document, or events if the request asks for a stream.
@@ -647,6 +675,134 @@ pub static ENDPOINTS: &[Endpoint] = &[
         action: Some("detect.stream"),
         handler: |call| Box::pin(detect::lines(call)),
         ..DETECTION
+    },
+    // Jobs.
+    Endpoint {
+        method: Verb::Post,
+        path: "/v1/jobs",
+        id: "create_job",
+        summary: "Orders a dump to be judged in the background: a path below `jobs.root`, or an upload that follows",
+        parameters: &[],
+        body: takes::<j::JobCreate>(),
+        answers: &[json::<j::JobChanged>(201, "The job.")],
+        errors: &[
+            ErrorCode::AliasNotAllowed,
+            ErrorCode::UnknownAlias,
+            ErrorCode::UnknownVersion,
+            ErrorCode::UnknownProfile,
+            ErrorCode::StateRefused,
+            ErrorCode::KeyDestroyed,
+            ErrorCode::NoKeys,
+            ErrorCode::TokenizerNotLoaded,
+            ErrorCode::Overloaded,
+        ],
+        action: Some("job.create"),
+        idempotent: true,
+        handler: |call| Box::pin(jobs::create(call)),
+        ..OF_JOB
+    },
+    Endpoint {
+        path: "/v1/jobs",
+        id: "list_jobs",
+        summary: "The token's own jobs in the order in which they were made",
+        parameters: &[LIMIT, cursor(Kind::JobCursor)],
+        answers: &[json::<j::JobPage>(200, "The jobs.")],
+        errors: &[ErrorCode::StoreUnavailable],
+        handler: |call| Box::pin(jobs::list(call)),
+        ..OF_JOB
+    },
+    Endpoint {
+        path: "/v1/jobs/{job}",
+        id: "show_job",
+        summary: "One of the token's jobs: state and progress",
+        answers: &[json::<j::Job>(200, "The job.")],
+        handler: |call| Box::pin(jobs::show(call)),
+        ..OF_JOB
+    },
+    Endpoint {
+        method: Verb::Put,
+        path: "/v1/jobs/{job}/input",
+        id: "upload_job_input",
+        summary: "Takes the file that a waiting job was made for; the job then waits for its turn",
+        body: Body::File,
+        answers: &[json::<j::JobChanged>(200, "The job.")],
+        errors: &[
+            ErrorCode::UnknownJob,
+            ErrorCode::JobState,
+            ErrorCode::JobUploading,
+            ErrorCode::JobElsewhere,
+        ],
+        action: Some("job.upload"),
+        time: Time::Long,
+        handler: |call| Box::pin(jobs::input(call)),
+        ..OF_JOB
+    },
+    Endpoint {
+        method: Verb::Post,
+        path: "/v1/jobs/{job}/cancel",
+        id: "cancel_job",
+        summary: "Ends a job and removes its files: at once if it waits, else within seconds",
+        answers: &[json::<j::JobChanged>(200, "The job.")],
+        errors: &[ErrorCode::UnknownJob, ErrorCode::JobState],
+        action: Some("job.cancel"),
+        idempotent: true,
+        handler: |call| Box::pin(jobs::cancel(call)),
+        ..OF_JOB
+    },
+    Endpoint {
+        path: "/v1/jobs/{job}/results",
+        id: "list_job_results",
+        summary: "The files of results of a job that is done",
+        answers: &[json::<j::ResultFiles>(200, "The files.")],
+        errors: &[
+            ErrorCode::UnknownJob,
+            ErrorCode::JobState,
+            ErrorCode::JobElsewhere,
+            ErrorCode::StoreUnavailable,
+        ],
+        handler: |call| Box::pin(jobs::results(call)),
+        ..OF_JOB
+    },
+    Endpoint {
+        path: "/v1/jobs/{job}/result",
+        id: "fetch_job_result",
+        summary: "One file of results, as `dandyroll detect --output` writes it",
+        parameters: &[JOB, query("file", Kind::File, "Which; needed if there are several.")],
+        answers: &[Answer {
+            status: 200,
+            content_type: "application/octet-stream",
+            schema: Some(Described::of::<String>()),
+            about: "The file.",
+        }],
+        errors: &[
+            ErrorCode::UnknownJob,
+            ErrorCode::UnknownResult,
+            ErrorCode::JobState,
+            ErrorCode::JobElsewhere,
+            ErrorCode::StoreUnavailable,
+        ],
+        time: Time::Long,
+        handler: |call| Box::pin(jobs::result(call)),
+        ..OF_JOB
+    },
+    Endpoint {
+        path: "/v1/jobs/{job}/summary",
+        id: "show_job_summary",
+        summary: "Counts, histogram of p and false-discovery threshold of a job that is done",
+        answers: &[Answer {
+            status: 200,
+            content_type: "application/json",
+            schema: None,
+            about: "The summary, as `dandyroll detect --output` writes it.",
+        }],
+        errors: &[
+            ErrorCode::UnknownJob,
+            ErrorCode::JobState,
+            ErrorCode::JobElsewhere,
+            ErrorCode::StoreUnavailable,
+        ],
+        handler: |call| Box::pin(jobs::summary(call)),
+        ..OF_JOB
     },
     // Rings.
     Endpoint {

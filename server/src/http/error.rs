@@ -99,6 +99,8 @@ codes! {
     UnknownToken = 404 "unknown_token" Caller "There is no such token";
     NotCalibrated = 404 "not_calibrated" Caller "The key version has no calibration report";
     UnknownModel = 404 "unknown_model" Caller "There is no such model";
+    UnknownJob = 404 "unknown_job" Caller "There is no such job";
+    UnknownResult = 404 "unknown_result" Caller "The job has no such file";
     MethodNotAllowed = 405 "method_not_allowed" Caller "The path does not take this method";
     BodyTimeout = 408 "body_timeout" Caller "The body did not arrive in time";
     RingExists = 409 "ring_exists" Caller "There is a ring of that name";
@@ -119,6 +121,9 @@ codes! {
     WatermarkRequired = 409 "watermark_required" Administrator "A mark is required and cannot be applied";
     IdempotencyConflict = 409 "idempotency_conflict" Caller "The Idempotency-Key was used with another request";
     IdempotencyRunning = 409 "idempotency_running" Time "A request with this Idempotency-Key is under way";
+    JobState = 409 "job_state" Caller "The job's state does not allow this";
+    JobUploading = 409 "job_uploading" Time "An upload for the job is under way";
+    JobElsewhere = 409 "job_elsewhere" Caller "The job's files are with another server";
     Conflict = 409 "conflict" Time "Another change was made at the same moment";
     BodyTooLarge = 413 "body_too_large" Caller "The body is too large";
     TextTooLarge = 413 "text_too_large" Caller "A text is too large";

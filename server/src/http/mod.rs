@@ -15,6 +15,7 @@ pub mod docs;
 pub mod endpoints;
 pub mod error;
 pub mod health;
+mod jobs;
 mod openai;
 pub mod openapi;
 mod service;

@@ -73,6 +73,7 @@ fn document() -> Value {
         "tags": [
             { "name": "generation", "description": "OpenAI-compatible generation, marked." },
             { "name": "detection", "description": "Finding marks in text." },
+            { "name": "jobs", "description": "Dumps of documents, judged in the background." },
             { "name": "admin", "description": "Rings, key versions, profiles, tokens, servers." },
             { "name": "audit", "description": "What was done: rows, verification, evidence." },
             { "name": "operations", "description": "Health, metrics, this document." },
@@ -124,6 +125,14 @@ fn operation(endpoint: &Endpoint, schemas: &mut Schemas) -> Value {
     }
     let (required, content_type, schema, limit) = match endpoint.body {
         Body::None => return operation,
+        Body::File => {
+            operation["requestBody"] = json!({
+                "required": true,
+                "description": "The file. Its size is bounded by the setting jobs.upload_limit_bytes (1 GiB unless set).",
+                "content": { "application/octet-stream": { "schema": { "type": "string", "format": "binary" } } },
+            });
+            return operation;
+        }
         Body::Json { schema, limit } => (true, "application/json", schema, limit),
         Body::OptionalJson { schema, limit } => (false, "application/json", schema, limit),
         Body::Lines { schema, limit } => (true, "application/x-ndjson", schema, limit),

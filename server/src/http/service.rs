@@ -14,6 +14,7 @@ use super::auth::Limits;
 use crate::audit::PublicKey;
 use crate::detection::Detecting;
 use crate::generation::Generating;
+use crate::jobs::Jobs;
 use crate::keys::State;
 use crate::node::Node;
 use crate::telemetry::metrics::{Gauges, Metrics};
@@ -24,6 +25,7 @@ pub struct Service {
     pub(super) node: Node,
     pub(super) detecting: Detecting,
     pub(super) generating: Generating,
+    pub(super) jobs: Jobs,
     pub(super) metrics: Metrics,
     pub(super) limits: Limits,
     pub(super) runtime: Handle,
@@ -59,6 +61,11 @@ impl Service {
     /// Prompts in, marked texts out.
     pub fn generating(&self) -> &Generating {
         &self.generating
+    }
+
+    /// Dumps in, results out, in the background.
+    pub fn jobs(&self) -> &Jobs {
+        &self.jobs
     }
 
     /// Where measurements go.

@@ -27,7 +27,7 @@ macro_rules! migration {
     };
 }
 
-const ALL: &[Migration] = &[migration!(1, "0001_foundation")];
+const ALL: &[Migration] = &[migration!(1, "0001_foundation"), migration!(2, "0002_jobs")];
 
 /// Every migration this program knows.
 pub fn migrations() -> &'static [Migration] {

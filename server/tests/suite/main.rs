@@ -30,6 +30,7 @@ mod calibration;
 mod crash;
 mod http;
 mod idempotency_http;
+mod jobs;
 mod keys;
 mod leaks;
 mod model;

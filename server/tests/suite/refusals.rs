@@ -17,7 +17,7 @@ use crate::served::{Reply, Served, grant};
 on_both!(every_code_is_answered_as_the_table_says, hostile_requests_are_answered_and_the_server_lives);
 
 /// Codes that this file cannot provoke, with the place that does.
-const ELSEWHERE: [(ErrorCode, &str); 15] = [
+const ELSEWHERE: [(ErrorCode, &str); 20] = [
     (ErrorCode::StoreUnavailable, "outage.rs"),
     (ErrorCode::AuditUnavailable, "outage.rs"),
     (ErrorCode::Internal, "a panicking handler: http/dispatch.rs"),
@@ -25,6 +25,11 @@ const ELSEWHERE: [(ErrorCode, &str); 15] = [
     (ErrorCode::Draining, "a generation during the drain"),
     (ErrorCode::ModelUnavailable, "generation with a dead model thread"),
     (ErrorCode::UnknownModel, "generation"),
+    (ErrorCode::UnknownJob, "jobs.rs"),
+    (ErrorCode::UnknownResult, "jobs.rs"),
+    (ErrorCode::JobState, "jobs.rs"),
+    (ErrorCode::JobUploading, "two uploads at once"),
+    (ErrorCode::JobElsewhere, "jobs.rs"),
     (ErrorCode::NoActiveKey, "generation"),
     (ErrorCode::TokenizerNotLoaded, "generation and detection"),
     (ErrorCode::WatermarkRequired, "generation"),

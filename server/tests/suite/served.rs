@@ -82,6 +82,7 @@ pub(crate) fn settings(place: &Place, name: &str, more: &[(&'static str, &str)])
         ("data_dir", place.folder.path().display().to_string()),
         ("audit.key_file", file("key")),
         ("audit.checkpoint_file", file("checkpoints")),
+        ("jobs.dir", file("jobs")),
     ]);
     flags.extend(more.iter().map(|(name, value)| (*name, (*value).to_owned())));
     Settings::read(Sources { flags, ..Sources::none() }).unwrap()

@@ -54,12 +54,17 @@ pub(crate) fn log() -> &'static Arc<Mutex<Vec<u8>>> {
 }
 
 pub(crate) async fn start(place: &Place, more: &[(&'static str, &str)]) -> Served {
+    prepared(again(place, more).await).await
+}
+
+/// The same on a store that has its ring and profiles already.
+pub(crate) async fn again(place: &Place, more: &[(&'static str, &str)]) -> Served {
     let fixture = Fixture::get();
     let models = Models {
         models: vec![Arc::new(FixtureModel(Arc::clone(&fixture)))],
         tokenizers: vec![fixture.tokenizer()],
     };
-    prepared(Served::start_models(place, "a", more, models).await).await
+    Served::start_models(place, "a", more, models).await
 }
 
 /// With the model as the settings name it, and its engine.
