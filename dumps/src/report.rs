@@ -154,6 +154,12 @@ fn float(number: u64) -> f64 {
     number as f64
 }
 
+/// A power of ten, with a minus sign and no idle zeros.
+fn exponent(log10: f64) -> String {
+    let text = format!("{log10:.3}");
+    text.trim_end_matches('0').trim_end_matches('.').replace('-', "\u{2212}")
+}
+
 /// A histogram of raw p with the height that a uniform p would have.
 fn histogram(counts: &[u64; HISTOGRAM_BINS]) -> String {
     const WIDTH: f64 = 30.0;
@@ -205,7 +211,7 @@ fn histogram(counts: &[u64; HISTOGRAM_BINS]) -> String {
 
 const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;max-width:46rem;margin:2rem auto;padding:0 1rem;color:#1d2330;background:#fff}\
 h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem}table{border-collapse:collapse;width:100%}td,th{padding:.25rem .6rem;text-align:left;border-bottom:1px solid #d9dde5;vertical-align:top}\
-td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}code{font-size:.9em;overflow-wrap:anywhere}.h{width:100%;height:auto}.h rect{fill:#4a6fa5}.h .even{stroke:#b3541e;stroke-width:1.5;stroke-dasharray:5 4}\
+td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}sup{line-height:0}code{font-size:.9em;overflow-wrap:anywhere}.h{width:100%;height:auto}.h rect{fill:#4a6fa5}.h .even{stroke:#b3541e;stroke-width:1.5;stroke-dasharray:5 4}\
 .h .axis{stroke:#1d2330}.h .cut{stroke:#fff;stroke-width:3}.h text{font-size:11px;fill:#4b5366}.h .m{text-anchor:middle}.h .e{text-anchor:end;fill:#b3541e}p.note{color:#4b5366;font-size:.9rem}\
 @media(prefers-color-scheme:dark){body{background:#14171d;color:#e3e6ec}td,th{border-color:#343a46}.h .axis{stroke:#e3e6ec}.h text,p.note{fill:#a5adbc;color:#a5adbc}.h .cut{stroke:#14171d}}";
 
@@ -237,10 +243,11 @@ fn page(summary: &Summary, judge: &Judge, rate: f64) -> String {
     let _ = match found.log10_threshold {
         Some(threshold) => write!(
             html,
-            "<p>Of {} documents long enough to test, {} have an adjusted p of at most 10<sup>{threshold:.3}</sup>: \
+            "<p>Of {} documents long enough to test, {} have an adjusted p of at most 10<sup>{}</sup>: \
              of these a share of {rate} at most is expected to be false (Benjamini and Hochberg).</p>",
             grouped(found.tested),
-            grouped(found.discoveries)
+            grouped(found.discoveries),
+            exponent(threshold)
         ),
         None => write!(
             html,
@@ -265,8 +272,9 @@ fn page(summary: &Summary, judge: &Judge, rate: f64) -> String {
     }
     html.push_str(
         "<p class=\"note\">Dashed: where every bar would stand if no document were marked. p of short texts \
-         takes few values, so bars scatter around it and lean to the right. A bar on the left that sticks out is \
-         what marked documents look like.</p>",
+         takes few values, so bars scatter around it and lean to the right; documents that share passages are green or \
+         red together, so under one key they may lean to either side. A bar on the left that sticks out is what marked \
+         documents look like.</p>",
     );
     if !tally.faults.is_empty() || !summary.failed.is_empty() {
         html.push_str(

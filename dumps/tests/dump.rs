@@ -266,6 +266,7 @@ fn the_summary_counts_what_the_rows_say() {
     assert_eq!(bins.iter().map(|bin| bin.as_u64().unwrap()).sum::<u64>(), 50);
     let html = summary.to_html(&judge, 0.01);
     assert!(html.contains("malformed_json") && html.contains("<svg") && !html.contains("<script"));
+    assert!(html.contains("10<sup>\u{2212}"), "{html}");
 }
 
 /// The same numbers as the detector gives on one text alone, with a list of windows left unscored and without.
