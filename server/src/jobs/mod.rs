@@ -267,11 +267,9 @@ impl Jobs {
         }
         let order = Order::from_json(&row.request)?;
         let name = order.upload().ok_or_else(|| JobError::Damaged(id.clone()))?.to_owned();
-        let mut uploading = self.inner.uploading.lock().unwrap_or_else(PoisonError::into_inner);
-        if !uploading.insert(id.clone()) {
+        if !self.inner.uploading.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone()) {
             return Err(JobError::Uploading(id.clone()));
         }
-        drop(uploading);
         let turn = Turn { jobs: self.clone(), id: id.clone() };
         let (files, job) = (self.inner.files.clone(), id.clone());
         let limit = self.inner.settings.upload_limit.min(self.inner.settings.disk_limit);
