@@ -165,14 +165,14 @@ async fn results(server: &Served, id: &str) -> Vec<(String, String)> {
 }
 
 async fn a_restarted_server_takes_up_its_jobs(place: Place) {
-    let root = dump(&place, 24, 160).display().to_string();
+    let root = dump(&place, 72, 160).display().to_string();
     let more = [("jobs.root", root.as_str()), ("jobs.threads", "1"), ("jobs.memory_bytes", "1048576")];
     let server = start(&place, &more).await;
     let wanted = json!({ "path": "crawl", "look": { "profiles": ["prose-v1"] } });
     let undisturbed = make(&server, wanted.clone()).await;
     reach(&server, &undisturbed, "done").await;
     let expected = results(&server, &undisturbed).await;
-    assert_eq!(expected.len(), 24);
+    assert_eq!(expected.len(), 72);
 
     let (id, later) = (make(&server, wanted.clone()).await, make(&server, wanted).await);
     reach(&server, &id, "running").await;
@@ -180,14 +180,14 @@ async fn a_restarted_server_takes_up_its_jobs(place: Place) {
     server.until(|| results_folder.join("001.jsonl.jsonl.done.json").exists()).await;
     let token = server.admin.clone();
     server.stop().await;
-    assert!(!results_folder.join("023.jsonl.jsonl.done.json").exists(), "it was stopped too late to tell");
+    assert!(!results_folder.join("071.jsonl.jsonl.done.json").exists(), "it was stopped too late to tell");
     let first = std::fs::metadata(results_folder.join("001.jsonl.jsonl")).unwrap().modified().unwrap();
 
     let mut server = again(&place, &more).await;
     server.admin = token;
     for job in [&id, &later] {
         let job = reach(&server, job, "done").await;
-        assert_eq!(job["progress"]["documents"], 24 * 160);
+        assert_eq!(job["progress"]["documents"], 72 * 160);
     }
     assert!(results(&server, &id).await == expected && results(&server, &later).await == expected);
     let again = std::fs::metadata(results_folder.join("001.jsonl.jsonl")).unwrap().modified().unwrap();

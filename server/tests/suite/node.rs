@@ -109,7 +109,7 @@ async fn ten_rotations_under_two_running_servers(place: Place) {
                     assert!(detects(other, version), "version {version} is not detected");
                 }
             }
-            assert!(begin.elapsed() < Duration::from_secs(20), "rotation to {version} hangs");
+            assert!(begin.elapsed() < Duration::from_secs(60), "rotation to {version} hangs");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         worst = worst.max(begin.elapsed());

@@ -14,14 +14,14 @@ use crate::served::{Reply, Served};
 async fn a_server_outlives_its_database() {
     let cluster = tokio::task::spawn_blocking(Private::start).await.unwrap().unwrap();
     let place = Place { address: cluster.address.clone(), folder: tempfile::tempdir().unwrap() };
-    let more = [("database.acquire_timeout_ms", "500"), ("database.connections", "4")];
+    let more = [("database.acquire_timeout_ms", "1000"), ("database.connections", "4")];
     let server = Served::start_with(&place, "a", &more).await;
     server.post("/v1/admin/rings", json!({ "alias": "before" })).await.good();
     assert_eq!(server.get("/readyz").await.status, 200);
 
     tokio::task::block_in_place(|| cluster.stop()).unwrap();
     let mut seen = std::collections::BTreeSet::new();
-    for n in 0..8 {
+    for n in 0..4 {
         let replies = [
             server.post("/v1/admin/rings", json!({ "alias": format!("during-{n}") })).await,
             server.get("/v1/admin/rings").await,

@@ -40,7 +40,10 @@ impl Place {
     }
 
     pub(crate) async fn store(&self) -> Store {
-        Store::open(&StoreSettings::parse(&self.address).unwrap()).await.unwrap()
+        let mut settings = StoreSettings::parse(&self.address).unwrap();
+        // Tests run side by side on machines of any speed.
+        settings.acquire_timeout = std::time::Duration::from_secs(20);
+        Store::open(&settings).await.unwrap()
     }
 
     pub(crate) fn checkpoint_path(&self, server: &str) -> PathBuf {

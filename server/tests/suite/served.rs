@@ -78,6 +78,8 @@ pub(crate) fn settings(place: &Place, name: &str, more: &[(&'static str, &str)])
         ("http.listen", "127.0.0.1:0".to_owned()),
         ("http.workers", "2".to_owned()),
         ("database.url", place.address.clone()),
+        // Tests run side by side on machines of any speed.
+        ("database.acquire_timeout_ms", "20000".to_owned()),
         ("kek", KEK.to_owned()),
         ("data_dir", place.folder.path().display().to_string()),
         ("audit.key_file", file("key")),
