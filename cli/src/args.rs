@@ -257,7 +257,7 @@ pub(crate) struct DumpArgs {
     /// How documents lie in the inputs; default: by the ending of each file.
     #[arg(long, value_name = "FORMAT", requires = "output")]
     pub(crate) input_format: Option<InputFormatArg>,
-    /// The text: a column, or a path such as meta.text or messages[0].content.
+    /// The text: a column, or a path such as `meta.text` or `messages[0].content`.
     #[arg(long, value_name = "PATH", default_value = "text", requires = "output")]
     pub(crate) text_field: String,
     /// The id; default: id, and WARC-Record-ID in web archives.
