@@ -275,7 +275,11 @@ def modes_section() -> str:
     return "\n\n".join(parts)
 
 
-MODES_SAY = ""
+MODES_SAY = """**What it says.** Under every arm and length the order is the same: weighted, gated, model-free. With the model and the
+prompt, weights are worth 2.1 to 4.1 in log₁₀ p over model-free counting (at δ 2 and 100 tokens: 166 texts in place of 140 of 209 at
+1e-5), a gate about half of that. Without the prompt a quarter to a third of the gain is lost. The 8-bit copy, a quarter of the size, gives
+what the model gives. Three layers of five, which predict far worse (loss 2.09 in place of 1.26), still give a third to a half of the gain:
+entropies rank positions even where they are wrong. All modes keep their level on human text below."""
 
 
 # ---- thresholds, tokenising again ----------------------------------------------------------------------------
