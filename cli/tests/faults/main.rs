@@ -23,6 +23,10 @@ use serde_json::Value;
 use crate::load::{Acknowledged, Load};
 use crate::service::{Client, Place, Service};
 
+/// Each test has the machine to itself: two servers that rotate beside one that is killed again and again would
+/// measure patience, not faults.
+static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 /// How often to kill, for each store: 200 in `x.py faults`, a few in the everyday run.
 fn kills() -> u32 {
     std::env::var("DANDYROLL_TEST_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(5)
@@ -67,12 +71,14 @@ impl Moments {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_on_sqlite() {
+    let _alone = ALONE.lock().await;
     let folder = tempfile::tempdir().unwrap();
     Box::pin(killed_at_random_moments(sqlite(folder.path()))).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_on_postgres() {
+    let _alone = ALONE.lock().await;
     let folder = tempfile::tempdir().unwrap();
     let address = postgres::database(true).await;
     Box::pin(killed_at_random_moments(on_postgres(folder.path(), "data", &address))).await;
@@ -228,6 +234,7 @@ fn ends(entries: &[Value]) -> BTreeMap<String, String> {
 /// Two servers on one PostgreSQL, two clients that generate and detect through both, ten rotations.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_rotations_under_two_servers_and_two_clients() {
+    let _alone = ALONE.lock().await;
     let folder = tempfile::tempdir().unwrap();
     let address = postgres::database(false).await;
     let (first, second) =
@@ -327,6 +334,7 @@ async fn ten_rotations_under_two_servers_and_two_clients() {
 /// PostgreSQL is stopped and started under load: 503 meanwhile, recovery by itself, nothing acknowledged is lost.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_database_goes_and_comes_back() {
+    let _alone = ALONE.lock().await;
     let folder = tempfile::tempdir().unwrap();
     let cluster = tokio::task::spawn_blocking(postgres::Private::start).await.unwrap().unwrap();
     let place = on_postgres(folder.path(), "data", &cluster.address);
@@ -393,6 +401,7 @@ impl Drop for SmallDisk {
 /// without its row, recovery by itself, nothing acknowledged is lost, and the chain and its checkpoints verify.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_disk_fills_up() {
+    let _alone = ALONE.lock().await;
     let folder = tempfile::tempdir().unwrap();
     let place = sqlite(folder.path());
     let Some(disk) = SmallDisk::mount(&place.folder) else {
