@@ -1,0 +1,275 @@
+//! One text in, a judgement out; the same text is scored once.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use dandyroll_detector::{Detector, Finding, Hypothesis, Log10P, Mode, Policy, Report, Span, Text, Verdict};
+use dandyroll_scheme::{Gamma, KeyId, ListKey};
+use dandyroll_vocab::{Vocabulary, normalise};
+use sha2::{Digest, Sha256};
+
+use crate::fault::{Fault, FaultKind};
+
+/// A mark that is looked for. Dumps are judged without a model: every position counts.
+#[derive(Clone)]
+pub struct Wanted {
+    /// Whose.
+    pub key: KeyId,
+    /// The profile's id or name, as results carry it.
+    pub profile: String,
+    /// Its lists.
+    pub lists: Arc<ListKey>,
+    /// γ.
+    pub gamma: Gamma,
+}
+
+impl fmt::Debug for Wanted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Wanted")
+            .field("key", &self.key)
+            .field("profile", &self.profile)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Judges texts for a fixed set of marks under a fixed policy.
+#[derive(Debug)]
+pub struct Judge {
+    vocabulary: Arc<Vocabulary>,
+    wanted: Vec<Wanted>,
+    policy: Policy,
+    spans: bool,
+}
+
+/// What was found under one hypothesis.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Judged {
+    /// Which of the marks looked for, by its place.
+    pub wanted: usize,
+    /// What is said.
+    pub verdict: Verdict,
+    /// n, the distinct pairs scored.
+    pub scored: u32,
+    /// k, the green ones.
+    pub green: u32,
+    /// z, `None` if nothing was scored.
+    pub z: Option<f64>,
+    /// The raw p.
+    pub log10_p: Log10P,
+    /// How many hypotheses p was adjusted for.
+    pub hypotheses: u32,
+    /// The adjusted p.
+    pub adjusted: Log10P,
+}
+
+/// A passage that carries a mark.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Passage {
+    /// Which of the marks looked for, by its place.
+    pub wanted: usize,
+    /// First character in the caller's text, from 0.
+    pub start: usize,
+    /// The character after its last.
+    pub end: usize,
+    /// Distinct pairs scored in it.
+    pub scored: u32,
+    /// The green ones.
+    pub green: u32,
+    /// p of its strongest window.
+    pub log10_p: Log10P,
+    /// The same, adjusted for all windows tried.
+    pub adjusted: Log10P,
+}
+
+/// What is known of one text.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Judgement {
+    /// The text's verdict.
+    pub verdict: Verdict,
+    /// Tokens.
+    pub tokens: usize,
+    /// Characters (Unicode scalar values) of the text as it came.
+    pub characters: usize,
+    /// The least adjusted p, over all hypotheses and windows.
+    pub adjusted: Log10P,
+    /// One for each hypothesis, strongest first.
+    pub findings: Vec<Judged>,
+    /// The passages, if they were asked for.
+    pub passages: Option<Vec<Passage>>,
+}
+
+impl Judgement {
+    /// Bytes it occupies, about.
+    fn size(&self) -> usize {
+        let passages = self.passages.as_ref().map_or(0, Vec::len);
+        size_of::<Self>() + self.findings.len() * size_of::<Judged>() + passages * size_of::<Passage>() + 96
+    }
+}
+
+impl Judge {
+    /// A judge. Every hypothesis is model-free; `spans` also looks for the passages that carry a mark.
+    pub fn new(vocabulary: Arc<Vocabulary>, wanted: Vec<Wanted>, policy: Policy, spans: bool) -> Self {
+        Self { vocabulary, wanted, policy, spans }
+    }
+
+    /// The marks looked for.
+    pub fn wanted(&self) -> &[Wanted] {
+        &self.wanted
+    }
+
+    /// The bounds of verdicts.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// Whether passages are looked for.
+    pub fn spans(&self) -> bool {
+        self.spans
+    }
+
+    /// The tokenizer.
+    pub fn vocabulary(&self) -> &Vocabulary {
+        &self.vocabulary
+    }
+
+    /// Normalises, tokenises and judges one text.
+    pub fn judge(&self, detector: &mut Detector, text: &str) -> Result<Judgement, Fault> {
+        let refused = |error: &dyn fmt::Display| Fault::new(FaultKind::NotJudged, error.to_string());
+        let hypotheses: Vec<Hypothesis<'_>> = self
+            .wanted
+            .iter()
+            .map(|wanted| Hypothesis { lists: &wanted.lists, gamma: wanted.gamma, mode: Mode::ModelFree })
+            .collect();
+        let normal = normalise(text);
+        let characters = text.chars().count();
+        if !self.spans {
+            let ids = self.vocabulary.encode_ids(normal.text()).map_err(|error| refused(&error))?;
+            let report = detector
+                .detect(&Text::new(&ids), &hypotheses, &self.policy)
+                .map_err(|error| refused(&error))?;
+            return Ok(judgement(&report, report.verdict(), characters, None));
+        }
+        let encoding = self.vocabulary.encode(normal.text()).map_err(|error| refused(&error))?;
+        let found = detector
+            .detect_spans(&Text::new(encoding.ids()), &hypotheses, &self.policy)
+            .map_err(|error| refused(&error))?;
+        let bytes = |span: &Span| {
+            let last = span.tokens.end.checked_sub(1).and_then(|last| encoding.byte_range(last));
+            encoding.byte_range(span.tokens.start).map_or(0, |first| first.start)
+                ..last.map_or(0, |last| last.end)
+        };
+        let places = normal.source_chars_of(found.spans.iter().map(bytes));
+        let passages = found
+            .spans
+            .iter()
+            .zip(places)
+            .map(|(span, place)| Passage {
+                wanted: span.hypothesis,
+                start: place.start,
+                end: place.end,
+                scored: span.scored,
+                green: span.green,
+                log10_p: span.log10_p,
+                adjusted: span.adjusted,
+            })
+            .collect();
+        let mut judgement = judgement(&found.report, found.verdict(), characters, Some(passages));
+        judgement.adjusted = found.adjusted();
+        Ok(judgement)
+    }
+}
+
+fn judgement(
+    report: &Report,
+    verdict: Verdict,
+    characters: usize,
+    passages: Option<Vec<Passage>>,
+) -> Judgement {
+    let finding = |finding: &Finding| Judged {
+        wanted: finding.hypothesis,
+        verdict: finding.verdict,
+        scored: finding.evidence.counts.scored(),
+        green: finding.evidence.counts.green(),
+        z: finding.evidence.z.map(|z| z.get()),
+        log10_p: finding.evidence.log10_p,
+        hypotheses: finding.hypotheses,
+        adjusted: finding.adjusted,
+    };
+    let least = |least: Log10P, finding: &Finding| {
+        if finding.adjusted < least { finding.adjusted } else { least }
+    };
+    Judgement {
+        verdict,
+        tokens: report.tokens,
+        characters,
+        adjusted: report.findings.iter().fold(Log10P::ONE, least),
+        findings: report.findings.iter().map(finding).collect(),
+        passages,
+    }
+}
+
+/// Judgements of texts by the SHA-256 of the text, within bounds: the older half is forgotten when the newer
+/// is full.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    shards: Vec<Mutex<Halves>>,
+    /// Bytes of one half of one shard.
+    half: usize,
+}
+
+type Key = [u8; 32];
+type Answer = Result<Arc<Judgement>, Fault>;
+
+#[derive(Debug, Default)]
+struct Halves {
+    new: HashMap<Key, Arc<Judgement>>,
+    old: HashMap<Key, Arc<Judgement>>,
+    bytes: usize,
+}
+
+impl Seen {
+    const SHARDS: usize = 16;
+
+    pub(crate) fn new(bytes: usize) -> Self {
+        let shards = (0..Self::SHARDS).map(|_| Mutex::default()).collect();
+        Self { shards, half: bytes / Self::SHARDS / 2 }
+    }
+
+    fn shard(&self, key: &Key) -> Option<&Mutex<Halves>> {
+        self.shards.get(usize::from(key[0]) % Self::SHARDS)
+    }
+
+    fn put(&self, halves: &mut Halves, key: Key, judgement: Arc<Judgement>) {
+        halves.bytes += judgement.size();
+        halves.new.insert(key, judgement);
+        if halves.bytes > self.half {
+            halves.old = std::mem::take(&mut halves.new);
+            halves.bytes = 0;
+        }
+    }
+
+    /// The judgement of a text: remembered, or made now. Also whether it was remembered.
+    pub(crate) fn judge(&self, judge: &Judge, detector: &mut Detector, text: &str) -> (Answer, bool) {
+        let key: Key = Sha256::digest(text.as_bytes()).into();
+        let shard = self.shard(&key);
+        let lock = |shard: &'_ Mutex<Halves>| -> Option<Arc<Judgement>> {
+            let mut halves = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(found) = halves.new.get(&key) {
+                return Some(Arc::clone(found));
+            }
+            let found = halves.old.remove(&key)?;
+            self.put(&mut halves, key, Arc::clone(&found));
+            Some(found)
+        };
+        if let Some(found) = shard.and_then(lock) {
+            return (Ok(found), true);
+        }
+        let made = judge.judge(detector, text).map(Arc::new);
+        if let (Ok(made), Some(shard)) = (&made, shard) {
+            let mut halves = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            self.put(&mut halves, key, Arc::clone(made));
+        }
+        (made, false)
+    }
+}
