@@ -153,7 +153,7 @@ pub(crate) enum ModeArg {
 #[command(group(clap::ArgGroup::new("vocabulary").required(true).multiple(true)))]
 #[command(group(clap::ArgGroup::new("reader").multiple(true)))]
 pub(crate) struct DetectArgs {
-    /// Texts to look at; - or none for standard input.
+    /// Texts to look at; - or none for standard input. With --output also folders and quoted patterns.
     #[arg(value_name = "FILE")]
     pub(crate) files: Vec<PathBuf>,
     /// A built-in profile (prose-v1, code-v1) or a profile's JSON file.
@@ -204,9 +204,95 @@ pub(crate) struct DetectArgs {
     /// Write the coloured text and the verdict as a page.
     #[arg(long, value_name = "FILE")]
     pub(crate) html: Option<PathBuf>,
-    /// Threads that the model may use; default: all cores.
+    /// Threads that the model, or with --output the judging, may use; default: all cores.
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<NonZeroUsize>,
+    #[command(flatten)]
+    pub(crate) dump: DumpArgs,
+}
+
+/// How documents lie in a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum InputFormatArg {
+    /// one JSON object a line
+    Jsonl,
+    /// comma-separated with a header
+    Csv,
+    /// tab-separated with a header
+    Tsv,
+    /// Apache Parquet
+    Parquet,
+    /// web archive or its extracted text, WET
+    Warc,
+    /// the file is the document
+    Text,
+}
+
+/// How results are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ResultFormatArg {
+    /// one JSON object a line
+    Jsonl,
+    /// Apache Parquet
+    Parquet,
+    /// attributes for Dolma's tools
+    Dolma,
+}
+
+/// Which rows are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OnlyArg {
+    /// what was detected, and what could not be judged
+    Detected,
+}
+
+/// A dump: many documents in files.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Dumps")]
+pub(crate) struct DumpArgs {
+    /// Judge every document in the inputs, without a model, and write results into this folder, laid out like
+    /// the inputs; - writes JSON lines to standard output.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) output: Option<PathBuf>,
+    /// How documents lie in the inputs; default: by the ending of each file.
+    #[arg(long, value_name = "FORMAT", requires = "output")]
+    pub(crate) input_format: Option<InputFormatArg>,
+    /// The text: a column, or a path such as meta.text or messages[0].content.
+    #[arg(long, value_name = "PATH", default_value = "text", requires = "output")]
+    pub(crate) text_field: String,
+    /// The id; default: id, and WARC-Record-ID in web archives.
+    #[arg(long, value_name = "PATH", requires = "output")]
+    pub(crate) id_field: Option<String>,
+    /// How results are written.
+    #[arg(long, value_name = "FORMAT", default_value = "jsonl", requires = "output")]
+    pub(crate) format: ResultFormatArg,
+    /// The attributes' name in Dolma's format.
+    #[arg(long, value_name = "NAME", default_value = "dandyroll", requires = "output")]
+    pub(crate) attribute: String,
+    /// Write only these rows, and those that could not be judged.
+    #[arg(long, value_name = "WHICH", requires = "output")]
+    pub(crate) only: Option<OnlyArg>,
+    /// Keep results that are whole and of the same input, keys, profile and settings; do the rest.
+    #[arg(long, requires = "output")]
+    pub(crate) resume: bool,
+    /// Write over results that exist.
+    #[arg(long, requires = "output", conflicts_with = "resume")]
+    pub(crate) overwrite: bool,
+    /// Do every N-th file, from the I-th: for job arrays.
+    #[arg(long, value_name = "I/N", requires = "output")]
+    pub(crate) shard: Option<String>,
+    /// End at the first record that cannot be judged.
+    #[arg(long, requires = "output")]
+    pub(crate) strict: bool,
+    /// The largest document that is judged, in MiB; also the largest line or record that is held.
+    #[arg(long, value_name = "MIB", default_value = "8", requires = "output")]
+    pub(crate) max_document: NonZeroUsize,
+    /// Memory for documents on their way and for texts seen before, in MiB; the tokenizer's comes on top.
+    #[arg(long, value_name = "MIB", default_value = "256", requires = "output")]
+    pub(crate) memory: NonZeroUsize,
+    /// The false-discovery rate for which the summary names a threshold.
+    #[arg(long, value_name = "RATE", default_value_t = 0.01, requires = "output")]
+    pub(crate) fdr: f64,
 }
 
 #[derive(Debug, Args)]

@@ -9,6 +9,7 @@ use dandyroll_detector::{
     Background, Colour as Found, Correction, Detector, Evidence, Finding, Hypothesis, Mode, Policy, Report,
     Span, Text, Verdict,
 };
+use dandyroll_dumps::{Judge, Wanted};
 use dandyroll_scheme::{Gamma, KeyId, ListFamily, ListKey, Nats, Sha256Digest, TokenId};
 use dandyroll_vocab::{Encoding, Normalised, Place, Vocabulary, normalise};
 use serde::Serialize;
@@ -531,6 +532,16 @@ fn verdict_words(finding: &Finding, policy: &Policy) -> String {
         Verdict::Detected => format!("detected (α = {})", policy.alpha()),
         other => other.name().into(),
     }
+}
+
+/// The same keys, profile and policy for documents of a dump.
+pub(crate) fn judge_of_dumps(args: &DetectArgs, library: Option<&Path>) -> Result<Judge, Failure> {
+    let Plan { vocabulary, profile, gamma, keys, policy, spans, .. } = Plan::new(args, library)?;
+    let wanted = keys
+        .into_iter()
+        .map(|Key { id, lists }| Wanted { key: id, profile: profile.clone(), lists: Arc::new(lists), gamma })
+        .collect();
+    Ok(Judge::new(vocabulary, wanted, policy, spans))
 }
 
 /// Judges every input and reports each; an input that cannot be judged does not stop the others.

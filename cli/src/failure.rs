@@ -4,6 +4,7 @@ use std::io;
 use std::process::ExitCode;
 
 use dandyroll_detector::DetectError;
+use dandyroll_dumps::{InputsError, RunError};
 use dandyroll_generator::onnx::LoadError;
 use dandyroll_generator::{GenerateError, RequestError, ScoreError};
 use dandyroll_scheme::OutOfRange;
@@ -61,6 +62,10 @@ pub(crate) enum Failure {
     Start(#[from] StartError),
     #[error("the first start: {0}")]
     First(#[from] FirstError),
+    #[error(transparent)]
+    Inputs(#[from] InputsError),
+    #[error(transparent)]
+    Dump(RunError),
     #[error("{name}: {failure}")]
     Text { name: String, failure: Box<Self> },
     #[error(

@@ -8,6 +8,7 @@ mod corpus;
 mod demo;
 mod desk;
 mod detect;
+mod dump;
 mod failure;
 mod generate;
 mod input;
@@ -39,7 +40,10 @@ fn run(arguments: Arguments) -> Result<Outcome, Failure> {
             Ok(Outcome::Done)
         }
         Command::Generate(args) => generate::run(&args, library, &mut out),
-        Command::Detect(args) => detect::run(&args, library, &mut out),
+        Command::Detect(args) => match &args.dump.output {
+            Some(folder) => dump::run(&args, folder, library, &mut out),
+            None => detect::run(&args, library, &mut out),
+        },
         Command::Model(ModelCommand::Inspect { directory, json }) => {
             model::inspect(&directory, json, library, &mut out)
         }

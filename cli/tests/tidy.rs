@@ -16,14 +16,20 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("detector", &["scheme", "vocab"]),
     ("generator", &["scheme", "vocab"]),
     ("evidence", &["scheme", "vocab", "detector", "generator"]),
+    ("dumps", &["scheme", "vocab", "detector"]),
     ("api", &[]),
-    ("server", &["scheme", "vocab", "detector", "generator", "api"]),
-    ("cli", &["scheme", "vocab", "detector", "generator", "api", "server"]),
+    ("server", &["scheme", "vocab", "detector", "generator", "dumps", "api"]),
+    ("cli", &["scheme", "vocab", "detector", "generator", "dumps", "api", "server"]),
 ];
 
 /// Crates of others with the one crate of ours that may use each.
-const ONE_USER: &[(&str, &str)] =
-    &[("ort", "generator"), ("tokenizers", "vocab"), ("hkdf", "scheme"), ("sqlx", "server")];
+const ONE_USER: &[(&str, &str)] = &[
+    ("ort", "generator"),
+    ("tokenizers", "vocab"),
+    ("hkdf", "scheme"),
+    ("sqlx", "server"),
+    ("parquet", "dumps"),
+];
 
 /// Files that never change once merged.
 const FROZEN: &[(&str, &str)] = &[
