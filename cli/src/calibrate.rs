@@ -16,7 +16,7 @@ use crate::detect::modes;
 use crate::failure::{Failure, Outcome};
 use crate::profile::Named;
 use crate::terminal::say;
-use crate::{background, keyfile, model};
+use crate::{keyfile, model};
 
 /// Judges the corpora under every key and mode and reports each.
 pub(crate) fn run(
@@ -26,7 +26,7 @@ pub(crate) fn run(
 ) -> Result<Outcome, Failure> {
     let named = Named::find(&args.profile)?;
     let modes = modes(&args.mode, &named, &args.profile, args.model.is_some())?;
-    let list = background::of_named(&named, args.background.as_deref())?;
+    let list = dandyroll_files::background::of_named(&named, args.background.as_deref())?;
     let masters = args.key_file.iter().map(|path| keyfile::read(path)).collect::<Result<Vec<_>, _>>()?;
     let (vocabulary, mut scorer, profile) = match (&args.model, &args.tokenizer) {
         (Some(path), _) => {

@@ -18,7 +18,6 @@
 
 mod asker;
 pub mod audit;
-pub mod background;
 pub mod calibration;
 mod codec;
 pub mod config;
