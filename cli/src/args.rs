@@ -139,7 +139,7 @@ pub(crate) struct GenerateArgs {
 /// Which positions count, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ModeArg {
-    /// entropy-gated if the profile has an entropy threshold and a model is given, else model-free
+    /// entropy-gated if the profile has an entropy threshold and a model is given, else and with --output model-free
     Auto,
     /// every position, no model
     ModelFree,

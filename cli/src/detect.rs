@@ -68,10 +68,10 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(args: &DetectArgs, library: Option<&Path>) -> Result<Self, Failure> {
+    fn new(args: &DetectArgs, asked: &[ModeArg], library: Option<&Path>) -> Result<Self, Failure> {
         let named = Named::find(&args.profile)?;
         let reads = args.model.is_some() || args.entropy_model.is_some();
-        let modes = modes(&args.mode, &named, &args.profile, reads)?;
+        let modes = modes(asked, &named, &args.profile, reads)?;
         let policy = policy(args)?;
         let background = dandyroll_files::background::of_named(&named, args.background.as_deref())?;
         let sources: Vec<Source> =
@@ -513,12 +513,22 @@ fn verdict_words(finding: &Finding, policy: &Policy) -> String {
     }
 }
 
-/// The same keys, profile and policy for documents of a dump.
+/// The same keys, profile, background list and policy for documents of a dump. They are judged without a model, so no
+/// mode that reads one can be asked for.
 pub(crate) fn judge_of_dumps(args: &DetectArgs, library: Option<&Path>) -> Result<Judge, Failure> {
-    let Plan { vocabulary, profile, gamma, keys, policy, spans, .. } = Plan::new(args, library)?;
+    let Plan { vocabulary, profile, gamma, keys, background, policy, spans, .. } =
+        Plan::new(args, &[ModeArg::ModelFree], library)?;
+    // One list for all keys: the detector then finds each text's windows once.
+    let background = background.map(Arc::new);
     let wanted = keys
         .into_iter()
-        .map(|Key { id, lists }| Wanted { key: id, profile: profile.clone(), lists: Arc::new(lists), gamma })
+        .map(|Key { id, lists }| Wanted {
+            key: id,
+            profile: profile.clone(),
+            lists: Arc::new(lists),
+            gamma,
+            background: background.clone(),
+        })
         .collect();
     Ok(Judge::new(vocabulary, wanted, policy, spans))
 }
@@ -529,7 +539,7 @@ pub(crate) fn run(
     library: Option<&Path>,
     out: &mut dyn Write,
 ) -> Result<Outcome, Failure> {
-    let mut plan = Plan::new(args, library)?;
+    let mut plan = Plan::new(args, &args.mode, library)?;
     let mut sources: Vec<Source> = args.files.iter().map(|path| Source::of(path)).collect();
     if sources.is_empty() {
         sources.push(Source::Stdin);

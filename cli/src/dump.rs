@@ -10,7 +10,7 @@ use dandyroll_dumps::{
     Existing, Field, Format, Judge, Options, Part, Progress, ResultFormat, RunError, Sink,
 };
 
-use crate::args::{DetectArgs, DumpArgs, InputFormatArg, ResultFormatArg};
+use crate::args::{DetectArgs, DumpArgs, InputFormatArg, ModeArg, ResultFormatArg};
 use crate::detect;
 use crate::failure::{Failure, Outcome};
 use crate::terminal::say;
@@ -80,6 +80,7 @@ fn meaningless(args: &DetectArgs) -> Option<&'static str> {
         (args.html.is_some(), "--html"),
         (args.prompt_file.is_some(), "--prompt-file"),
         (args.prompt_ids.is_some(), "--prompt-ids"),
+        (args.entropy_model.is_some(), "--entropy-model"),
     ]
     .into_iter()
     .find_map(|(given, name)| given.then_some(name))
@@ -95,6 +96,14 @@ pub(crate) fn run(
     let dump = &args.dump;
     if let Some(name) = meaningless(args) {
         return Err(Failure::Usage(format!("{name} is for single texts and cannot be used with --output")));
+    }
+    for mode in &args.mode {
+        let name = match mode {
+            ModeArg::Auto | ModeArg::ModelFree => continue,
+            ModeArg::EntropyGated => "entropy-gated",
+            ModeArg::EntropyWeighted => "entropy-weighted",
+        };
+        return Err(Failure::Usage(format!("--mode {name} needs a model, and --output judges without one")));
     }
     let options = options(args, dump)?;
     let part = dump.shard.as_deref().map(part).transpose()?;

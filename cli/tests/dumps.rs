@@ -105,6 +105,7 @@ fn senseless_arguments_are_named() {
         (&["a.jsonl", "--output", "o", "--format", "dolma", "--only", "detected"], "line by line"),
         (&["a.jsonl", "--output", "-", "--format", "parquet"], "standard output takes JSON lines only"),
         (&["a.jsonl", "--output", "o", "--mode", "entropy-weighted"], "judges without one"),
+        (&["a.jsonl", "--output", "o", "--entropy-model", "m"], "--entropy-model is for single texts"),
         (&["a.jsonl", "--output", "o", "--max-document", "65"], "64 at most"),
         (&["a.jsonl", "--output", "o", "--fdr", "0.9"], "--fdr 0.9"),
         (&["none.jsonl", "--output", "o"], "none.jsonl"),
@@ -117,6 +118,68 @@ fn senseless_arguments_are_named() {
         assert_eq!(ran.code, 2, "{arguments:?} {}", ran.err);
         assert!(ran.err.contains(expected), "{arguments:?} {}", ran.err);
     }
+}
+
+/// With a list of windows left unscored and without: what a row says is what `detect` says of the text alone.
+#[test]
+fn a_row_says_what_detect_says_of_the_text_alone() {
+    let bench = Bench::new();
+    let (key, other) = (bench.key("a.key"), bench.key("b.key"));
+    let tokenizer = fixture("model/tokenizer.json").to_str().unwrap().to_owned();
+    let corpus = fixture("corpora/prose_heldout.jsonl").to_str().unwrap().to_owned();
+    bench.file("a.jsonl", lines(12, 0));
+    let list = bench.path("common.background");
+    let build = ["background", "build", "--tokenizer", &tokenizer, "--context-width", "2"];
+    let built = bench.run(&[&build[..], &["--min-documents", "2", "--out", &list, &corpus]].concat(), b"");
+    assert_eq!(built.code, 0, "{}", built.err);
+    let show = ["profiles", "show", "prose-v1", "--tokenizer", &tokenizer, "--background", &list];
+    let bound = bench.file("with-list.json", bench.run(&show, b"").out);
+
+    let mut scored = Vec::new();
+    for (profile, more) in [("prose-v1", &[][..]), (&bound, &["--background", &list])] {
+        let base = ["detect", "--tokenizer", &tokenizer, "--profile", profile, "--key-file", &key];
+        let base = [&base[..], &["--key-file", &other], more].concat();
+        let ran = bench.run(&[&base[..], &["a.jsonl", "--output", "-"]].concat(), b"");
+        assert_eq!(ran.code, 0, "{}", ran.err);
+        let rows: Vec<Value> = ran.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let mut sum = 0;
+        for (row, line) in rows.iter().zip(lines(12, 0).lines()) {
+            let document: Value = serde_json::from_str(line).unwrap();
+            let single =
+                bench.run(&[&base[..], &["--json"]].concat(), document["text"].as_str().unwrap().as_bytes());
+            let single = single.json();
+            assert_eq!((&row["verdict"], &row["tokens"]), (&single["verdict"], &single["tokens"]));
+            let findings = row["findings"].as_array().unwrap();
+            assert_eq!(findings.len(), 2);
+            for (found, expected) in findings.iter().zip(single["findings"].as_array().unwrap()) {
+                // Rows name the profile in each finding.
+                assert_eq!(found["profile"], single["profile"]);
+                let mut found = found.clone();
+                found.as_object_mut().unwrap().remove("profile");
+                assert_eq!(&found, expected);
+                sum += found["scored"].as_u64().unwrap();
+            }
+        }
+        assert_eq!(rows.len(), 12);
+        scored.push(sum);
+    }
+    assert!(scored[1] < scored[0], "the list left nothing out: {scored:?}");
+    let ran = bench.run(
+        &[
+            "detect",
+            "--tokenizer",
+            &tokenizer,
+            "--profile",
+            &bound,
+            "--key-file",
+            &key,
+            "a.jsonl",
+            "--output",
+            "o",
+        ],
+        b"",
+    );
+    assert!(ran.code == 2 && ran.err.contains("give it by --background"), "{}", ran.err);
 }
 
 #[test]

@@ -2,14 +2,20 @@
 //!
 //! ```console
 //! $ cargo run --release -p dandyroll-dumps --example make_dump -- out.jsonl.zst \
-//!     --megabytes 1000 --share 0.01 --key-file my.key --tokenizer fixtures/model/tokenizer.json \
-//!     --corpus fixtures/corpora --seed 1
+//!     --megabytes 1000 --share 0.01 --delta 4 --key-file my.key --tokenizer fixtures/model/tokenizer.json \
+//!     --corpus fixtures/corpora --corpus target/evidence/human --seed 1
 //! ```
 //!
-//! Human documents are runs of paragraphs from random places of the corpus (`.jsonl` with a `text`, or any other text
-//! file), put together until they have 1 to 6 KB, so that no two are alike. Marked ones are walks on the corpus's own
-//! token pairs with δ = 2 added to green tokens under `prose-v1`: text as a bad model would write it, marked as a
-//! good one would be. Ids say which is which: `human-17`, `marked-3`.
+//! Human documents are runs of paragraphs from random places of the corpora (`.jsonl` with a `text`, or any other text
+//! file; `evidence/human.py` gathers what is on every machine), put together until they have 1 to 6 KB, so that no two
+//! are alike. Marked ones are walks on the corpora's own token pairs with δ added to green tokens under `prose-v1`'s
+//! lists: text as a bad model would write it, marked as a good one would be.
+//!
+//! A marked document has 200 tokens or more, and as many as it takes for theory to say that it must be found: with
+//! n distinct windows, each green with the probability that the walk gave it (γ' where tokenising the text anew gave
+//! another window), the number of green ones falls below the least k with P[Bin(n, γ') ≥ k] ≤ 10⁻¹³ with probability
+//! 10⁻⁹ at most, by Hoeffding's inequality. So a miss is a fault of ours, not chance. Ids say which is which:
+//! `human-17`, `marked-3`.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a tool that stops at the first thing wrong")]
 
@@ -18,6 +24,7 @@ use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use dandyroll_detector::{Windows, upper_tail};
 use dandyroll_scheme::{ListKey, MasterKey, Recipe, TokenId};
 use dandyroll_vocab::{Vocabulary, normalise};
 
@@ -77,8 +84,11 @@ fn key(path: &str, vocabulary: &Vocabulary) -> ListKey {
     MasterKey::take(&mut bytes).lists(&profile.family())
 }
 
-/// Which tokens follow which, how often.
+/// Which tokens follow which, how often: the most frequent few, as sampling keeps them.
 type Pairs = HashMap<TokenId, Vec<(TokenId, f64)>>;
+
+/// Tokens that may follow another.
+const FOLLOWERS: usize = 40;
 
 fn pairs(vocabulary: &Vocabulary, paragraphs: &[String]) -> Pairs {
     let mut counts: HashMap<TokenId, HashMap<TokenId, f64>> = HashMap::new();
@@ -92,43 +102,97 @@ fn pairs(vocabulary: &Vocabulary, paragraphs: &[String]) -> Pairs {
             *counts.entry(pair[0]).or_default().entry(pair[1]).or_default() += 1.0;
         }
     }
-    let sorted = |next: HashMap<TokenId, f64>| {
+    let frequent = |next: HashMap<TokenId, f64>| {
         let mut next: Vec<_> = next.into_iter().collect();
-        next.sort_by_key(|(token, _)| *token);
+        next.sort_by(|(a, m), (b, n)| n.total_cmp(m).then(a.cmp(b)));
+        next.truncate(FOLLOWERS);
         next
     };
-    counts.into_iter().map(|(token, next)| (token, sorted(next))).collect()
+    counts.into_iter().map(|(token, next)| (token, frequent(next))).collect()
 }
 
-fn marked(
-    pairs: &Pairs,
-    starts: &[TokenId],
-    lists: &ListKey,
-    draw: &mut Draw,
-    tokens: usize,
-) -> Vec<TokenId> {
-    let gamma = Recipe::built_in("prose-v1").unwrap().gamma;
-    let delta = 2.0_f64;
-    let mut text = vec![starts[draw.below(starts.len())]];
-    while text.len() < tokens {
-        let Some(next) = pairs.get(text.last().unwrap()) else {
-            text.push(starts[draw.below(starts.len())]);
-            continue;
-        };
-        let weight = |(token, count): &(TokenId, f64)| {
-            let green =
-                lists.context(&text).is_some_and(|context| lists.green(context, *token, gamma) == Some(true));
-            if green { count * delta.exp() } else { *count }
-        };
-        let weights: Vec<f64> = next.iter().map(weight).collect();
-        let mut left = draw.unit() * weights.iter().sum::<f64>();
-        let at = weights.iter().position(|weight| {
-            left -= weight;
-            left <= 0.0
-        });
-        text.push(next[at.unwrap_or(0)].0);
+/// A walk, and how probable it was for each of its windows to be green.
+struct Walk<'a> {
+    pairs: &'a Pairs,
+    starts: &'a [TokenId],
+    lists: &'a ListKey,
+    delta: f64,
+    text: Vec<TokenId>,
+    green: HashMap<Vec<TokenId>, f64>,
+}
+
+impl Walk<'_> {
+    fn go_on(&mut self, draw: &mut Draw, tokens: usize) {
+        let gamma = Recipe::built_in("prose-v1").unwrap().gamma;
+        for _ in 0..tokens {
+            let Some(next) = self.text.last().and_then(|last| self.pairs.get(last)) else {
+                self.text.push(self.starts[draw.below(self.starts.len())]);
+                continue;
+            };
+            let context = self.lists.context(&self.text);
+            let mut sums = [0.0, 0.0];
+            let weigh = |(token, count): &(TokenId, f64)| {
+                let green =
+                    context.is_some_and(|context| self.lists.green(context, *token, gamma) == Some(true));
+                let weight = if green { count * self.delta.exp() } else { *count };
+                sums[usize::from(green)] += weight;
+                weight
+            };
+            let weights: Vec<f64> = next.iter().map(weigh).collect();
+            let mut left = draw.unit() * (sums[0] + sums[1]);
+            let at = weights.iter().position(|weight| {
+                left -= weight;
+                left <= 0.0
+            });
+            let token = next[at.unwrap_or(0)].0;
+            if let Some(context) = context {
+                let window: Vec<TokenId> = context.iter().copied().chain([token]).collect();
+                self.green.entry(window).or_insert(sums[1] / (sums[0] + sums[1]));
+            }
+            self.text.push(token);
+        }
     }
-    text
+
+    fn as_text(&self, vocabulary: &Vocabulary) -> String {
+        let bytes: Vec<u8> =
+            self.text.iter().filter_map(|id| vocabulary.token_bytes(*id)).flatten().copied().collect();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// Whether theory says that the text must be found; how many tokens it has.
+    fn must_be_found(&self, vocabulary: &Vocabulary, text: &str) -> Option<usize> {
+        let recipe = Recipe::built_in("prose-v1").unwrap();
+        let ids = vocabulary.encode_ids(normalise(text).text()).unwrap();
+        let windows = Windows::of(&ids, recipe.width).unwrap();
+        // Probabilities are those of the first occurrence, and so is what is scored.
+        let chance = |window: &[TokenId]| self.green.get(window).copied().unwrap_or(recipe.gamma.effective());
+        let mean: f64 = windows.of_text(&ids).map(chance).sum();
+        let n = u32::try_from(windows.distinct()).unwrap();
+        let slack = (f64::from(n) * 1e9_f64.ln() / 2.0).sqrt();
+        let needed = (0..=n).find(|k| upper_tail(n, *k, recipe.gamma).unwrap().get() <= -13.0)?;
+        (ids.len() >= 200 && mean - slack >= f64::from(needed)).then_some(ids.len())
+    }
+}
+
+/// A marked document and its tokens.
+fn marked(
+    vocabulary: &Vocabulary,
+    (pairs, starts, lists): (&Pairs, &[TokenId], &ListKey),
+    delta: f64,
+    draw: &mut Draw,
+) -> (String, usize) {
+    let mut walk = Walk { pairs, starts, lists, delta, text: Vec::new(), green: HashMap::new() };
+    walk.go_on(draw, 1);
+    let more = 220 + draw.below(200);
+    walk.go_on(draw, more);
+    loop {
+        let text = walk.as_text(vocabulary);
+        if let Some(tokens) = walk.must_be_found(vocabulary, &text) {
+            return (text, tokens);
+        }
+        assert!(walk.text.len() < 20_000, "no walk is marked enough: give a larger --delta or corpus");
+        walk.go_on(draw, 100);
+    }
 }
 
 fn main() {
@@ -146,6 +210,7 @@ fn main() {
     let option = |name: &str| options.get(name).unwrap_or_else(|| panic_missing(name));
     let size: u64 = option("megabytes").parse::<u64>().unwrap() * 1_000_000;
     let share: f64 = option("share").parse().unwrap();
+    let delta: f64 = option("delta").parse().unwrap();
     let mut draw = Draw(option("seed").parse().unwrap());
     let vocabulary = Vocabulary::open(option("tokenizer")).unwrap();
     let lists = key(option("key-file"), &vocabulary);
@@ -160,17 +225,17 @@ fn main() {
     let mut file = zstd::stream::write::Encoder::new(file, 3).unwrap();
     // Human and marked are counted apart, so that ids say nothing of order.
     let (mut humans, mut marks, mut text_bytes) = (0_u64, 0_u64, 0_u64);
+    let (mut shortest, mut longest) = (usize::MAX, 0);
     let written = |file: &zstd::stream::write::Encoder<'_, BufWriter<File>>| {
         fs::metadata(&out).unwrap().len() + u64::try_from(file.get_ref().buffer().len()).unwrap()
     };
     while written(&file) < size {
         let (id, text) = if draw.unit() < share {
             marks += 1;
-            let tokens = 260 + draw.below(200);
-            let ids = marked(&pairs, &starts, &lists, &mut draw, tokens);
-            let bytes: Vec<u8> =
-                ids.iter().filter_map(|id| vocabulary.token_bytes(*id)).flatten().copied().collect();
-            (format!("marked-{marks}"), String::from_utf8_lossy(&bytes).into_owned())
+            let (text, tokens) = marked(&vocabulary, (&pairs, &starts, &lists), delta, &mut draw);
+            shortest = shortest.min(tokens);
+            longest = longest.max(tokens);
+            (format!("marked-{marks}"), text)
         } else {
             humans += 1;
             let wanted = 1000 + draw.below(5000);
@@ -189,7 +254,16 @@ fn main() {
     }
     file.finish().unwrap().flush().unwrap();
     let bytes = fs::metadata(&out).unwrap().len();
-    println!("{{\"human\":{humans},\"marked\":{marks},\"text_bytes\":{text_bytes},\"file_bytes\":{bytes}}}");
+    let facts = serde_json::json!({
+        "human": humans,
+        "marked": marks,
+        "marked_tokens": [shortest, longest],
+        "delta": delta,
+        "paragraphs": paragraphs.len(),
+        "text_bytes": text_bytes,
+        "file_bytes": bytes,
+    });
+    println!("{facts}");
 }
 
 #[expect(clippy::panic, reason = "a tool that stops at the first thing wrong")]

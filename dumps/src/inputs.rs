@@ -36,8 +36,8 @@ impl Format {
         }
     }
 
-    /// By a file's name.
-    fn of_name(name: &str) -> Option<Self> {
+    /// By a file's name: its ending, before `.gz` or `.zst`. `None` if that names no format.
+    pub fn of_name(name: &str) -> Option<Self> {
         let (_, name) = Compression::of_name(name);
         let extension = name.rsplit_once('.')?.1.to_ascii_lowercase();
         Some(match extension.as_str() {
@@ -74,8 +74,8 @@ impl Shard {
         &self.name
     }
 
-    /// Its files.
-    pub(crate) fn paths(&self) -> Vec<&Path> {
+    /// Its files; none for standard input.
+    pub fn paths(&self) -> Vec<&Path> {
         match &self.source {
             Source::Stdin => Vec::new(),
             Source::File(path, _) => vec![path],

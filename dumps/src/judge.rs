@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use dandyroll_detector::{Detector, Finding, Hypothesis, Log10P, Mode, Policy, Report, Span, Text, Verdict};
+use dandyroll_detector::{
+    Background, Detector, Finding, Hypothesis, Log10P, Mode, Policy, Report, Span, Text, Verdict,
+};
 use dandyroll_scheme::{Gamma, KeyId, ListKey};
 use dandyroll_vocab::{Vocabulary, normalise};
 use sha2::{Digest, Sha256};
@@ -22,6 +24,8 @@ pub struct Wanted {
     pub lists: Arc<ListKey>,
     /// γ.
     pub gamma: Gamma,
+    /// The windows that are not scored: the list that the profile names, if it names one.
+    pub background: Option<Arc<Background>>,
 }
 
 impl fmt::Debug for Wanted {
@@ -31,6 +35,13 @@ impl fmt::Debug for Wanted {
             .field("profile", &self.profile)
             .finish_non_exhaustive()
     }
+}
+
+/// What one thread keeps from text to text, so that judging allocates little.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    detector: Detector,
+    report: Report,
 }
 
 /// Judges texts for a fixed set of marks under a fixed policy.
@@ -134,21 +145,27 @@ impl Judge {
     }
 
     /// Normalises, tokenises and judges one text.
-    pub fn judge(&self, detector: &mut Detector, text: &str) -> Result<Judgement, Fault> {
+    pub fn judge(&self, scratch: &mut Scratch, text: &str) -> Result<Judgement, Fault> {
         let refused = |error: &dyn fmt::Display| Fault::new(FaultKind::NotJudged, error.to_string());
         let hypotheses: Vec<Hypothesis<'_>> = self
             .wanted
             .iter()
-            .map(|wanted| Hypothesis { lists: &wanted.lists, gamma: wanted.gamma, mode: Mode::ModelFree })
+            .map(|wanted| Hypothesis {
+                lists: &wanted.lists,
+                gamma: wanted.gamma,
+                mode: Mode::ModelFree,
+                background: wanted.background.as_deref(),
+            })
             .collect();
+        let Scratch { detector, report } = scratch;
         let normal = normalise(text);
         let characters = text.chars().count();
         if !self.spans {
             let ids = self.vocabulary.encode_ids(normal.text()).map_err(|error| refused(&error))?;
-            let report = detector
-                .detect(&Text::new(&ids), &hypotheses, &self.policy)
+            detector
+                .detect_into(&Text::new(&ids), &hypotheses, &self.policy, report)
                 .map_err(|error| refused(&error))?;
-            return Ok(judgement(&report, report.verdict(), characters, None));
+            return Ok(judgement(report, report.verdict(), characters, None));
         }
         let encoding = self.vocabulary.encode(normal.text()).map_err(|error| refused(&error))?;
         let found = detector
@@ -250,7 +267,7 @@ impl Seen {
     }
 
     /// The judgement of a text: remembered, or made now. Also whether it was remembered.
-    pub(crate) fn judge(&self, judge: &Judge, detector: &mut Detector, text: &str) -> (Answer, bool) {
+    pub(crate) fn judge(&self, judge: &Judge, scratch: &mut Scratch, text: &str) -> (Answer, bool) {
         let key: Key = Sha256::digest(text.as_bytes()).into();
         let shard = self.shard(&key);
         let lock = |shard: &'_ Mutex<Halves>| -> Option<Arc<Judgement>> {
@@ -265,7 +282,7 @@ impl Seen {
         if let Some(found) = shard.and_then(lock) {
             return (Ok(found), true);
         }
-        let made = judge.judge(detector, text).map(Arc::new);
+        let made = judge.judge(scratch, text).map(Arc::new);
         if let (Ok(made), Some(shard)) = (&made, shard) {
             let mut halves = shard.lock().unwrap_or_else(PoisonError::into_inner);
             self.put(&mut halves, key, Arc::clone(made));

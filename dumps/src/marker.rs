@@ -12,8 +12,8 @@ use crate::inputs::{Format, Shard};
 use crate::stream::wide;
 use crate::tally::Tally;
 
-/// How markers' names end.
-pub(crate) const ENDING: &str = ".done.json";
+/// How the names of markers end: files beside results that say that these are whole.
+pub const ENDING: &str = ".done.json";
 
 const FORMAT: &str = "dandyroll-shard-1";
 

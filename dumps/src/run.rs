@@ -15,15 +15,13 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use dandyroll_detector::Detector;
-
 use crate::batch::{Batch, Body, Reader, Record};
 use crate::columns::Columns;
 use crate::delimited::Delimited;
 use crate::fault::{Fault, FaultKind, Place};
 use crate::field::{self, DocumentId, Field};
 use crate::inputs::{Format, Shard, Source};
-use crate::judge::{Judge, Seen};
+use crate::judge::{Judge, Scratch, Seen};
 use crate::lines::Lines;
 use crate::marker::{self, Identity, Marker, Settings};
 use crate::output::{ResultFormat, Writer, write_whole};
@@ -264,7 +262,10 @@ fn settings(judge: &Judge, options: &Options) -> Settings {
         .iter()
         .map(|wanted| {
             let (key, profile) = (wanted.key.as_str(), &wanted.profile);
-            serde_json::json!({ "key_id": key, "profile": profile, "gamma": wanted.gamma.get() })
+            let background = wanted.background.as_ref().map(|list| list.digest().to_string());
+            serde_json::json!({
+                "key_id": key, "profile": profile, "gamma": wanted.gamma.get(), "background_sha256": background,
+            })
         })
         .collect();
     Settings::new(serde_json::json!({
@@ -383,7 +384,7 @@ impl Work<'_> {
 
     /// Judges batches until there are no more.
     fn work(&self, items: &Mutex<Receiver<(u64, Item)>>, done: &SyncSender<(u64, Done)>) {
-        let mut detector = Detector::new();
+        let mut scratch = Scratch::default();
         loop {
             let next = items.lock().unwrap_or_else(PoisonError::into_inner).recv();
             let Ok((number, item)) = next else { return };
@@ -391,7 +392,7 @@ impl Work<'_> {
                 Item::Open(shard) => Done::Open(shard),
                 Item::Close(shard, ended) => Done::Close(shard, ended),
                 Item::Batch { shard, batch, bytes } => {
-                    Done::Batch(Box::new(self.render(&mut detector, shard, &batch, bytes)))
+                    Done::Batch(Box::new(self.render(&mut scratch, shard, &batch, bytes)))
                 }
             };
             if done.send((number, result)).is_err() {
@@ -400,7 +401,7 @@ impl Work<'_> {
         }
     }
 
-    fn render(&self, detector: &mut Detector, shard: usize, batch: &Batch, bytes: usize) -> Rendered {
+    fn render(&self, scratch: &mut Scratch, shard: usize, batch: &Batch, bytes: usize) -> Rendered {
         let mut rendered = Rendered {
             lines: Vec::new(),
             rows: Vec::new(),
@@ -411,7 +412,7 @@ impl Work<'_> {
         };
         let name = self.todo.get(shard).map(|one| one.shard.name()).filter(|_| self.named);
         for record in &batch.records {
-            let (id, outcome) = self.outcome(detector, batch, record, &mut rendered.repeats);
+            let (id, outcome) = self.outcome(scratch, batch, record, &mut rendered.repeats);
             let row = Row { place: record.place, id, outcome };
             rendered.tally.count(&row);
             if let Err(fault) = &row.outcome {
@@ -440,7 +441,7 @@ impl Work<'_> {
 
     fn outcome(
         &self,
-        detector: &mut Detector,
+        scratch: &mut Scratch,
         batch: &Batch,
         record: &Record,
         repeats: &mut u64,
@@ -460,13 +461,13 @@ impl Work<'_> {
             Err(fault) => return (id, Err(fault)),
         };
         // A fault of ours on one text must not cost the dump.
-        let judged = catch_unwind(AssertUnwindSafe(|| self.seen.judge(self.judge, detector, &text)));
+        let judged = catch_unwind(AssertUnwindSafe(|| self.seen.judge(self.judge, scratch, &text)));
         let judged = judged.map(|(judged, repeat)| {
             *repeats += u64::from(repeat);
             judged
         });
         let judged = judged.unwrap_or_else(|_| {
-            *detector = Detector::new();
+            *scratch = Scratch::default();
             Err(Fault::new(FaultKind::Internal, "the detector failed on this text; please report it"))
         });
         (id, judged)

@@ -201,6 +201,10 @@ fn only_what_is_done_is_kept() {
     std::fs::write(&a, longer).unwrap();
     assert_eq!(counts(&one, &resume), (1, 1));
     assert_eq!(counts(&judge(&[1, 2], false), &resume), (2, 0));
+    // The profile's name is the caller's; the list left unscored counts by itself.
+    let but = common::judge_but(&[1, 2], false, Some(common::background()));
+    assert_eq!(counts(&but, &resume), (2, 0));
+    assert_eq!(counts(&but, &resume), (0, 2));
     assert_eq!(counts(&one, &Options { only_detected: true, ..resume.clone() }), (2, 0));
     assert_eq!(bench.rows("b.jsonl.jsonl").len(), 3);
     assert_eq!(counts(&one, &Options { existing: Existing::Overwrite, ..resume }), (2, 0));
@@ -264,26 +268,43 @@ fn the_summary_counts_what_the_rows_say() {
     assert!(html.contains("malformed_json") && html.contains("<svg") && !html.contains("<script"));
 }
 
-/// The same numbers as the detector gives on one text alone.
+/// The same numbers as the detector gives on one text alone, with a list of windows left unscored and without.
 #[test]
 fn a_dump_says_what_the_detector_says() {
     use dandyroll_detector::{Detector, Hypothesis, Mode, Policy, Text};
-    let bench = Bench::new();
     let documents = documents(30);
-    bench.input("a.jsonl", jsonl(&documents));
-    bench.run(&judge(&[1], false), &options()).unwrap();
     let vocabulary = Arc::new(dandyroll_vocab::Vocabulary::open(fixture("model/tokenizer.json")).unwrap());
-    let (_, lists) = common::lists(1);
+    let keys = [common::lists(1), common::lists(2)];
     let gamma = dandyroll_scheme::Recipe::built_in("prose-v1").unwrap().gamma;
-    for (row, (_, text)) in bench.rows("a.jsonl.jsonl").iter().zip(&documents) {
-        let ids = vocabulary.encode_ids(dandyroll_vocab::normalise(text).text()).unwrap();
-        let hypothesis = Hypothesis { lists: &lists, gamma, mode: Mode::ModelFree };
-        let report = Detector::new().detect(&Text::new(&ids), &[hypothesis], &Policy::STANDARD).unwrap();
-        let evidence = &report.findings[0].evidence;
-        assert_eq!(
-            row["findings"][0]["log10_p"].as_f64().unwrap().to_bits(),
-            evidence.log10_p.get().to_bits()
-        );
-        assert_eq!(row["findings"][0]["green"], evidence.counts.green());
+    let mut scored = Vec::new();
+    for background in [None, Some(common::background())] {
+        let bench = Bench::new();
+        bench.input("a.jsonl", jsonl(&documents));
+        bench.run(&common::judge_but(&[1, 2], false, background.clone()), &options()).unwrap();
+        let rows = bench.rows("a.jsonl.jsonl");
+        assert_eq!(rows.len(), documents.len());
+        let mut sum = 0;
+        for (row, (_, text)) in rows.iter().zip(&documents) {
+            let ids = vocabulary.encode_ids(dandyroll_vocab::normalise(text).text()).unwrap();
+            let hypotheses = keys.each_ref().map(|(_, lists)| Hypothesis {
+                lists,
+                gamma,
+                mode: Mode::ModelFree,
+                background: background.as_deref(),
+            });
+            let report = Detector::new().detect(&Text::new(&ids), &hypotheses, &Policy::STANDARD).unwrap();
+            for (found, finding) in row["findings"].as_array().unwrap().iter().zip(&report.findings) {
+                let evidence = &finding.evidence;
+                assert_eq!(found["key_id"], keys[finding.hypothesis].0.as_str());
+                assert_eq!(found["green"], evidence.counts.green());
+                assert_eq!(found["scored"], evidence.counts.scored());
+                for (name, p) in [("log10_p", evidence.log10_p), ("log10_p_adjusted", finding.adjusted)] {
+                    assert_eq!(found[name].as_f64().unwrap().to_bits(), p.get().to_bits(), "{name}");
+                }
+                sum += evidence.counts.scored();
+            }
+        }
+        scored.push(sum);
     }
+    assert!(scored[1] < scored[0], "the list left nothing out: {scored:?}");
 }

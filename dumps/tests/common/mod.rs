@@ -7,7 +7,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
-use dandyroll_detector::Policy;
+use dandyroll_detector::{Background, BackgroundTally, Policy};
 use dandyroll_dumps::{
     Existing, Judge, Options, Progress, ResultFormat, RunError, Sink, Summary, Wanted, run,
 };
@@ -34,9 +34,15 @@ pub(crate) fn lists(number: u8) -> (dandyroll_scheme::KeyId, ListKey) {
 
 /// A judge for these keys.
 pub(crate) fn judge(keys: &[u8], spans: bool) -> Judge {
+    judge_but(keys, spans, None)
+}
+
+/// A judge that leaves a list of windows unscored.
+pub(crate) fn judge_but(keys: &[u8], spans: bool, background: Option<Arc<Background>>) -> Judge {
     let wanted = keys.iter().map(|number| {
         let (key, lists) = lists(*number);
-        Wanted { key, profile: "prose-v1".into(), lists: Arc::new(lists), gamma: recipe().gamma }
+        let (lists, background) = (Arc::new(lists), background.clone());
+        Wanted { key, profile: "prose-v1".into(), lists, gamma: recipe().gamma, background }
     });
     Judge::new(Arc::clone(&VOCABULARY), wanted.collect(), Policy::STANDARD, spans)
 }
@@ -78,6 +84,15 @@ pub(crate) fn human() -> Vec<String> {
     let lines = std::fs::read_to_string(fixture("corpora/prose_heldout.jsonl")).unwrap();
     let text = |line: &str| serde_json::from_str::<Value>(line).unwrap()["text"].as_str().unwrap().to_owned();
     lines.lines().map(text).collect()
+}
+
+/// The windows that occur in at least two of the human texts.
+pub(crate) fn background() -> Arc<Background> {
+    let mut tally = BackgroundTally::new(recipe().width);
+    for text in human() {
+        tally.add(&VOCABULARY.encode_ids(dandyroll_vocab::normalise(&text).text()).unwrap()).unwrap();
+    }
+    Arc::new(tally.list(VOCABULARY.digest(), 2, 100_000).unwrap())
 }
 
 /// Ids and texts: every tenth is marked under key 1.
