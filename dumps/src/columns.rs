@@ -1,5 +1,6 @@
 //! Parquet: a text column and an id column, a few rows at a time, row groups that cannot be read passed over.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,8 +15,11 @@ use parquet::file::reader::FileReader;
 use parquet::file::serialized_reader::SerializedFileReader;
 
 use crate::batch::{BATCH_BYTES, Batch, Body, Reader, Record};
-use crate::fault::{Fault, FaultKind, Place};
+use crate::fault::{Fault, FaultKind, Place, columns};
 use crate::field::Field;
+
+/// Bytes of text that may be read ahead of the batches, if no text is above the limit.
+const READ_AHEAD: usize = 1 << 26;
 
 /// Why a part could not be read.
 enum Broken {
@@ -113,6 +117,8 @@ impl Column {
 struct Group {
     text: Column,
     id: Option<Column>,
+    /// Rows that were read and are in no batch yet.
+    pending: VecDeque<(Option<ByteArray>, Option<ByteArray>)>,
     /// Rows not read yet.
     left: u64,
     /// Rows to read at once.
@@ -156,9 +162,8 @@ impl Columns {
             schema.columns().iter().position(|column| column.path().string() == dotted)
         };
         let Some(at) = find(text) else {
-            let names: Vec<String> =
-                schema.columns().iter().take(50).map(|column| column.path().string()).collect();
-            return broken(format!("there is no column {text}; there are {}", names.join(", ")));
+            let names: Vec<String> = schema.columns().iter().map(|column| column.path().string()).collect();
+            return broken(format!("there is no column {text}; {}", columns(&names)));
         };
         let column = schema.column(at);
         if column.physical_type() != Physical::BYTE_ARRAY || column.max_rep_level() > 0 {
@@ -179,7 +184,7 @@ impl Columns {
 
     fn start(&mut self) -> Result<Group, Broken> {
         let (file, next) = (&self.file, self.next);
-        let (text, id) = (self.text, self.id);
+        let (text, id, limit) = (self.text, self.id, self.limit);
         guarded(|| {
             let group = file.get_row_group(next)?;
             let column = |at: usize| -> Result<Column, Broken> {
@@ -193,7 +198,10 @@ impl Columns {
             let bytes = u64::try_from(group.metadata().column(text).uncompressed_size()).unwrap_or(0);
             let each = usize::try_from(bytes / rows.max(1)).unwrap_or(usize::MAX).max(1);
             let id = id.map(column).transpose()?;
-            Ok(Group { text: column(text)?, id, left: rows, step: (BATCH_BYTES / each).clamp(1, 1024) })
+            // What the file says of its size may be wrong: no more rows at once than may have the largest size.
+            let most = (READ_AHEAD / limit.max(1)).clamp(1, 1024);
+            let step = (BATCH_BYTES / each).clamp(1, most);
+            Ok(Group { text: column(text)?, id, pending: VecDeque::new(), left: rows, step })
         })
     }
 
@@ -204,7 +212,7 @@ impl Columns {
             _ => format!(
                 "rows {} to {} (row group {}) cannot be read: {why}",
                 self.row + 1,
-                self.row + left,
+                self.row.saturating_add(left),
                 self.next
             ),
         };
@@ -212,7 +220,7 @@ impl Columns {
             Place { row: Some(self.row + 1), ..Place::default() },
             Fault::new(FaultKind::BrokenParquet, reason),
         );
-        self.row += left;
+        self.row = self.row.saturating_add(left);
     }
 
     fn leave(&mut self) {
@@ -257,6 +265,11 @@ impl Reader for Columns {
                     }
                 },
             };
+            if let Some((id, text)) = group.pending.pop_front() {
+                self.push(batch, id, text);
+                self.group = Some(group);
+                continue;
+            }
             if group.left == 0 {
                 self.leave();
                 continue;
@@ -269,10 +282,8 @@ impl Reader for Columns {
             match read {
                 Ok((ids, texts)) => {
                     let mut ids = ids.map(Vec::into_iter);
-                    for text in texts {
-                        let id = ids.as_mut().and_then(|ids| ids.next()).flatten();
-                        self.push(batch, id, text);
-                    }
+                    let id = || ids.as_mut().and_then(Iterator::next).flatten();
+                    group.pending = std::iter::repeat_with(id).zip(texts).collect();
                     group.left -= u64::try_from(rows).unwrap_or(0);
                     self.group = Some(group);
                 }
@@ -284,5 +295,44 @@ impl Reader for Columns {
             }
         }
         Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use parquet::file::properties::WriterProperties;
+    use parquet::file::writer::SerializedFileWriter;
+    use parquet::schema::parser::parse_message_type;
+
+    /// A value that a dictionary holds once stands in every row: rows are read, not copied, ahead of their batch.
+    #[test]
+    fn rows_of_one_large_value_do_not_meet_in_one_batch() {
+        let large = vec![b'a'; 1 << 20];
+        let schema = Arc::new(parse_message_type("message m { required binary text (UTF8); }").unwrap());
+        let mut file = tempfile::tempfile().unwrap();
+        let properties = Arc::new(WriterProperties::builder().build());
+        let mut writer = SerializedFileWriter::new(file.try_clone().unwrap(), schema, properties).unwrap();
+        let mut group = writer.next_row_group().unwrap();
+        let mut column = group.next_column().unwrap().unwrap();
+        let values = vec![ByteArray::from(large); 1024];
+        column.typed::<ByteArrayType>().write_batch(&values, None, None).unwrap();
+        column.close().unwrap();
+        group.close().unwrap();
+        writer.close().unwrap();
+        std::io::Seek::rewind(&mut file).unwrap();
+        let field: Field = "text".parse().unwrap();
+        let read = Arc::new(AtomicU64::new(0));
+        let mut columns = Columns::open(file, &field, None, 1 << 23, read).unwrap().ok().unwrap();
+        let (mut rows, mut largest) = (0, 0);
+        loop {
+            let mut batch = Batch::default();
+            if !columns.fill(&mut batch).unwrap() {
+                break;
+            }
+            rows += batch.records.len();
+            largest = largest.max(batch.data.len());
+        }
+        assert_eq!((rows, largest), (1024, 1 << 20));
     }
 }

@@ -4,9 +4,10 @@ use std::io;
 use std::ops::Range;
 
 use csv_core::{ReadRecordResult, Reader as Core, ReaderBuilder};
+use memchr::memchr;
 
 use crate::batch::{Batch, Body, Reader, Record};
-use crate::fault::{Fault, FaultKind, Place};
+use crate::fault::{Fault, FaultKind, Place, columns};
 use crate::stream::{Step, Stream, wide};
 
 /// More fields than any table has.
@@ -28,8 +29,12 @@ pub(crate) struct Delimited {
     limit: usize,
     text: String,
     id: Option<String>,
-    /// Columns of text and id, once the header is read.
-    columns: Option<(usize, Option<usize>)>,
+    /// Columns of text and id, and how many there are, once the header is read.
+    columns: Option<(usize, Option<usize>, usize)>,
+    /// Bytes were lost: up to the next line feed nothing is known.
+    lost: bool,
+    /// No record as wide as the header came since then: what comes may begin inside a field.
+    unsure: bool,
     input: Vec<u8>,
     at: usize,
     fields: Vec<u8>,
@@ -49,6 +54,8 @@ impl Delimited {
             text: text.to_owned(),
             id: id.map(str::to_owned),
             columns: None,
+            lost: false,
+            unsure: false,
             input: Vec::new(),
             at: 0,
             fields: vec![0; 1 << 16],
@@ -69,10 +76,23 @@ impl Delimited {
                 match self.stream.read(&mut self.input)? {
                     Step::Data => {}
                     Step::Gap(fault) => {
+                        let line = self.core.line();
                         self.core.reset();
+                        self.core.set_line(line);
+                        (self.lost, self.unsure) = (true, true);
                         return Ok(Found::Gap(fault));
                     }
                     Step::End => self.ended = true,
+                }
+            }
+            if self.lost {
+                let rest = &self.input[self.at..];
+                let skipped = memchr(b'\n', rest).map_or(rest.len(), |at| at + 1);
+                self.lost = skipped == rest.len() && rest.last() != Some(&b'\n') && !self.ended;
+                self.at += skipped;
+                self.byte += wide(skipped);
+                if self.lost {
+                    continue;
                 }
             }
             let (result, read, wrote, ended) =
@@ -121,11 +141,10 @@ impl Delimited {
             .collect();
         let column = |name: &str| names.iter().position(|found| found == name);
         let Some(text) = column(&self.text) else {
-            let names = &names[..names.len().min(50)];
-            let reason = format!("the header has no column {:?}; it has {}", self.text, names.join(", "));
+            let reason = format!("the header has no column {:?}; {}", self.text, columns(&names));
             return Err(Fault::new(FaultKind::MalformedCsv, reason));
         };
-        self.columns = Some((text, self.id.as_deref().and_then(column)));
+        self.columns = Some((text, self.id.as_deref().and_then(column), fields));
         Ok(())
     }
 }
@@ -147,6 +166,14 @@ impl Reader for Delimited {
                 }
                 continue;
             }
+            if let (None, Found::Gap(_) | Found::TooLarge) = (self.columns, &found) {
+                if let Found::Gap(fault) = found {
+                    batch.fault(here, fault);
+                }
+                batch.fault(here, Fault::new(FaultKind::MalformedCsv, "the header cannot be read"));
+                self.finished = true;
+                break;
+            }
             match found {
                 Found::End => {
                     self.finished = true;
@@ -160,7 +187,13 @@ impl Reader for Delimited {
                 Found::Record(fields) => {
                     self.row += 1;
                     let place = Place { row: Some(self.row), ..here };
-                    let (text, id) = self.columns.unwrap_or((0, None));
+                    let (text, id, all) = self.columns.unwrap_or((0, None, fields));
+                    if self.unsure && fields != all {
+                        let reason = "after a stretch that was lost: it may begin inside a field";
+                        batch.fault(place, Fault::new(FaultKind::MalformedCsv, reason));
+                        continue;
+                    }
+                    self.unsure = false;
                     match self.field(text, fields) {
                         None => {
                             let reason = format!("the row has {fields} fields and none for {:?}", self.text);
@@ -224,6 +257,55 @@ mod tests {
         assert_eq!(read(&open, 1000), [row(2, "1", "good"), (Some(3), Err(FaultKind::TooLarge))]);
         let wide = format!("id,text\n1,good\n2,bad{}\n3,fine\n", ",".repeat(100_000));
         assert_eq!(read(&wide, 1000).len(), 3);
+    }
+
+    /// A table without a header has its first document there.
+    #[test]
+    fn no_document_stands_in_a_reason() {
+        let stream = stream(b"1,my secret diary,x\n".to_vec(), Compression::None);
+        let mut reader = Delimited::new(stream, b',', 1000, "text", None);
+        let mut batch = Batch::default();
+        assert!(reader.fill(&mut batch).unwrap());
+        let Body::Fault(fault) = &batch.records[0].body else { panic!("{batch:?}") };
+        assert_eq!(fault.reason, "the header has no column \"text\"; there are 3 columns");
+    }
+
+    /// What follows lost bytes may begin inside a field: nothing is judged before a line that is as wide as the header.
+    #[test]
+    fn after_lost_bytes_a_record_begins_on_a_line() {
+        let pack = |text: &str| {
+            let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+            std::io::Write::write_all(&mut packer, text.as_bytes()).unwrap();
+            packer.finish().unwrap()
+        };
+        let read = |parts: [&str; 2]| {
+            let bytes = [pack(parts[0]), vec![0x55; 40], pack(parts[1])].concat();
+            let mut reader = Delimited::new(stream(bytes, Compression::Gzip), b',', 1000, "text", Some("id"));
+            let (mut found, mut batch) = (Vec::new(), Batch::default());
+            while reader.fill(&mut batch).unwrap() {
+                let data = std::mem::take(&mut batch.data);
+                for record in batch.records.drain(..) {
+                    found.push(match record.body {
+                        Body::Fields { text, .. } => Ok(String::from_utf8(data[text].to_vec()).unwrap()),
+                        Body::Fault(fault) => Err(fault.kind),
+                        Body::Json(_) => unreachable!(),
+                    });
+                }
+            }
+            found
+        };
+        let lost = Err(FaultKind::BrokenCompression);
+        assert_eq!(
+            read(["id,text\n1,one\n2,\"tw", "o, and\nmore\" of, it\n3,three\n4,four\n"]),
+            [
+                Ok("one".into()),
+                lost.clone(),
+                Err(FaultKind::MalformedCsv),
+                Ok("three".into()),
+                Ok("four".into())
+            ]
+        );
+        assert_eq!(read(["id,te", "xt\n1,one\n"]), [lost, Err(FaultKind::MalformedCsv)]);
     }
 
     proptest! {

@@ -71,6 +71,20 @@ pub struct Place {
     pub byte: Option<u64>,
 }
 
+/// Names of columns for a reason: those that look like names, and how many there are. A table without a header has
+/// its first document there, and no reason quotes a document.
+pub(crate) fn columns(names: &[String]) -> String {
+    let plain = |name: &&String| {
+        let byte = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
+        (1..=64).contains(&name.len()) && name.bytes().all(byte)
+    };
+    let shown: Vec<&str> = names.iter().take(20).take_while(plain).map(String::as_str).collect();
+    match shown.len() == names.len() {
+        true => format!("there are {}", shown.join(", ")),
+        false => format!("there are {} columns", names.len()),
+    }
+}
+
 /// A part of a dump that could not be judged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {

@@ -624,6 +624,14 @@ struct Plan<'a> {
     failed: Vec<FailedShard>,
 }
 
+/// Whether a result would be where a run's summary goes.
+fn is_summary(result: &Path, folder: &Path) -> bool {
+    let name = result.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let ours = matches!(name.rsplit_once('.'), Some((stem, "json" | "html"))
+        if stem == "summary" || stem.starts_with("summary-"));
+    ours && result.parent() == Some(folder)
+}
+
 fn plan<'a>(
     shards: &'a [Shard],
     options: &Options,
@@ -636,7 +644,12 @@ fn plan<'a>(
     for shard in shards {
         let result =
             folder.map(|folder| folder.join(options.format.file_name(shard.name()))).unwrap_or_default();
-        if folder.is_some() && !names.insert(result.clone()) {
+        // Nor may a result be another's marker, nor the run's summary.
+        let taken = folder.is_some()
+            && (!names.insert(result.clone())
+                || !names.insert(marker::path_of(&result))
+                || folder.is_some_and(|folder| is_summary(&result, folder)));
+        if taken {
             return Err(RunError::Exists(result));
         }
         let marked = folder.is_some() && (result.exists() || marker::path_of(&result).exists());

@@ -75,5 +75,6 @@ pub(super) fn jobs(reader: &mut Reader, data_dir: &Path) -> JobSettings {
         ),
         memory: reader.count("jobs.memory_bytes", 256 * MEBIBYTE, MEBIBYTE..=1 << 40),
         threads: threads.unwrap_or(NonZeroUsize::MIN),
+        retry_after: reader.millis("jobs.retry_after_ms", 60_000, 10..=days(1)),
     }
 }

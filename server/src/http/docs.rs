@@ -111,7 +111,9 @@ and answer `job_elsewhere` for its files. Settings: `jobs.root` (below which pat
 `jobs.upload_limit_bytes` (1 GiB, which must arrive within `http.long_timeout_ms`, without a pause of \
 `http.body_timeout_ms`), `jobs.disk_limit_bytes` (4 GiB for the files of a job: one that needs more fails), \
 `jobs.document_limit_bytes` (8 MiB), `jobs.memory_bytes` (256 MiB), `jobs.threads` (half the cores). A job runs \
-with what its token allows when it begins: it fails if the token was revoked or a key stopped detecting.
+with what its token allows when it begins: it fails if the token was revoked or a key stopped detecting. A \
+fault of the server's, such as a full disk, keeps upload and finished results; after `jobs.retry_after_ms` (1 minute) \
+it is tried again, ten times at most. A job that is running for the third time when its server dies has failed.
 
 **Pages.** Lists take `limit` (1 to 1000, default 100) and `cursor`, and answer with `next`, null at the end.
 ";

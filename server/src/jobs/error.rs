@@ -124,13 +124,30 @@ impl JobError {
         Self::Value { field, fault: fault.into() }
     }
 
+    /// Whether trying again may help: the fault is the machine's or the operator's, not the order's.
+    pub(super) fn may_pass(&self) -> bool {
+        match self {
+            Self::Io { .. }
+            | Self::Store(_)
+            | Self::Audit(_)
+            | Self::Random(_)
+            | Self::Root { .. }
+            | Self::Died => true,
+            Self::Look(
+                DetectionError::TokenizerNotLoaded { .. } | DetectionError::BackgroundNotLoaded { .. },
+            ) => true,
+            _ => false,
+        }
+    }
+
     /// What the job's owner is told of a run that failed: what a system or a database said is for the log.
     pub(super) fn told(&self) -> String {
         match self {
             Self::Io { .. } | Self::Store(_) | Self::Audit(_) | Self::Random(_) | Self::Root { .. } => {
                 "the server could not read or write what the job needs; its log says why".into()
             }
-            other => other.to_string(),
+            // A reason says what is wrong, it quotes no documents; names of columns and files may be long.
+            other => other.to_string().chars().take(512).collect(),
         }
     }
 }

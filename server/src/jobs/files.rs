@@ -13,6 +13,7 @@ use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use dandyroll_dumps::{MARKER_ENDING, Shard, shards};
 
@@ -185,7 +186,15 @@ impl Files {
     pub(super) fn receive(&self, id: &JobId, name: &str, limit: usize) -> Result<Incoming, JobError> {
         let folder = self.job(id).join("input");
         make_folder(&folder)?;
-        let partial = folder.join(".partial");
+        // What an earlier upload left, or still writes, is unlinked; this one has a name of its own.
+        for entry in std::fs::read_dir(&folder).map_err(failed(&folder))? {
+            let path = entry.map_err(failed(&folder))?.path();
+            if path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(PARTIAL)) {
+                drop(std::fs::remove_file(path));
+            }
+        }
+        let number = UPLOADS.fetch_add(1, Ordering::Relaxed);
+        let partial = folder.join(format!("{PARTIAL}-{number}"));
         let file = writable(&partial)?;
         file.set_len(0).map_err(failed(&partial))?;
         Ok(Incoming { file, path: folder.join(name), partial, limit, written: 0, whole: false })
@@ -256,6 +265,12 @@ impl Files {
         Ok(())
     }
 }
+
+/// How an upload is called until all came.
+const PARTIAL: &str = ".partial";
+
+/// Uploads that this process took.
+static UPLOADS: AtomicU64 = AtomicU64::new(0);
 
 /// Every file below a folder, which need not be there.
 fn each_file(folder: &Path, with: &mut impl FnMut(&Path, u64)) -> Result<(), JobError> {

@@ -65,7 +65,12 @@ pub struct JobSettings {
     pub memory: usize,
     /// Threads of a running job.
     pub threads: NonZeroUsize,
+    /// How long a job waits after a fault of the server's (a full disk) before it is tried again.
+    pub retry_after: Duration,
 }
+
+/// A job that runs when its server dies is begun again, but not for the third time: it may be what kills it.
+const DEATHS: i64 = 3;
 
 struct Inner {
     node: Node,
@@ -125,9 +130,15 @@ impl Jobs {
         let (folder, root) = (settings.folder.clone(), settings.root.clone());
         let files = blocking(move || Files::open(&folder, root.as_deref())).await?;
         let mut tx = node.store().write().await?;
+        let now = tx.now().await?;
+        let why = format!("its server ended {DEATHS} times while it ran");
+        let given_up = tx.give_up_jobs(files.place(), DEATHS, &why, now).await?;
         let taken = tx.requeue_jobs(files.place()).await?;
         let known: BTreeSet<JobId> = tx.jobs_at(files.place()).await?.into_iter().map(|row| row.id).collect();
         tx.commit().await?;
+        if given_up > 0 {
+            tracing::error!(jobs = given_up, "jobs have failed: {why}");
+        }
         if taken > 0 {
             tracing::info!(jobs = taken, "jobs are taken up again");
         }
@@ -193,6 +204,7 @@ impl Jobs {
             place: files.place().clone(),
             state,
             cancel: false,
+            runs: 0,
             request: order.to_json()?,
             counts: JobCounts::default(),
             error: None,

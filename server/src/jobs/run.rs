@@ -1,6 +1,6 @@
 //! Running jobs: one task that hands out turns, one for each that runs, and the threads of `dandyroll_dumps`.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use dandyroll_dumps::{Progress, Sink, Summary};
@@ -24,7 +24,12 @@ enum Ended {
     Cancelled,
     /// The server stops: the job goes on at the next start.
     Stopped,
+    /// A fault that may pass: the job goes on from its finished files after a while.
+    Later,
 }
+
+/// Runs of a job, of which all met a fault that may pass, after which it has failed.
+const TRIES: u64 = 10;
 
 fn whole(number: u64) -> DetailValue {
     DetailValue::Count(i64::try_from(number).unwrap_or(i64::MAX))
@@ -72,8 +77,10 @@ impl Jobs {
         let rows = tx.jobs_at(files.place()).await?;
         drop(tx);
         for row in rows {
+            let busy = self.inner.uploading.lock().unwrap_or_else(PoisonError::into_inner).contains(&row.id);
             let old = row.finished_at.is_some_and(|at| at < now.minus(settings.keep));
-            let lost = row.state == JobState::Waiting && row.created_at < now.minus(settings.upload_wait);
+            let lost =
+                row.state == JobState::Waiting && !busy && row.created_at < now.minus(settings.upload_wait);
             // Its owner ended it while its server was dead.
             let called_off = row.cancel && row.state == JobState::Queued;
             if !(old || lost || called_off) {
@@ -85,8 +92,12 @@ impl Jobs {
                     false => (JobState::Failed, Some("no upload came in time")),
                 };
                 let mut tx = node.store().write().await?;
-                tx.end_job(&row.id, state, why, now).await?;
+                let ended = tx.expire_job(&row.id, row.state, state, why, now).await?;
                 tx.commit().await?;
+                // Its upload came meanwhile.
+                if !ended {
+                    continue;
+                }
             }
             let (files, id) = (files.clone(), row.id.clone());
             blocking(move || files.remove(&id)).await?;
@@ -240,7 +251,10 @@ impl Jobs {
                 Some(JobError::TooLarge { what: "the files of a job", most: settings.disk_limit })
             }
             Ok(_) => None,
-            Err(error) => Some(error),
+            Err(error) => {
+                tracing::warn!(job = %id, %error, "the files of a job could not be counted");
+                None
+            }
         }
     }
 
@@ -253,6 +267,7 @@ impl Jobs {
     ) -> Result<(), JobError> {
         let Inner { files, .. } = &*self.inner;
         let id = &row.id;
+        let ended = self.another_try(row, ended).await;
         // Files first: what is said to be gone is gone.
         if matches!(ended, Ended::Cancelled | Ended::Failed(_)) {
             let (files, job) = (files.clone(), id.clone());
@@ -267,7 +282,7 @@ impl Jobs {
                 (JobState::Failed, Some(files.shown(&error.told())))
             }
             Ended::Cancelled => (JobState::Cancelled, None),
-            Ended::Stopped => (JobState::Queued, None),
+            Ended::Stopped | Ended::Later => (JobState::Queued, None),
         };
         let last = begun.as_ref().map(|(_, progress)| match &ended {
             // What an earlier run did is counted, too.
@@ -275,7 +290,7 @@ impl Jobs {
                 documents: summary.tally.documents,
                 tokens: summary.tally.tokens,
                 detected: summary.tally.detected,
-                faults: summary.tally.fault_count(),
+                faults: summary.tally.fault_count().saturating_add(unread(summary)),
                 ..counts(progress)
             },
             _ => counts(progress),
@@ -291,7 +306,8 @@ impl Jobs {
             }
         }
         loop {
-            match self.note_end(id, state, told.as_deref(), last.as_ref()).await {
+            let counts = !matches!(ended, Ended::Stopped);
+            match self.note_end(id, state, told.as_deref(), last.as_ref(), counts).await {
                 Err(error) if !self.inner.stops() => {
                     tracing::warn!(job = %id, %error, "the end of a job could not be noted yet");
                     sleep(TICK).await;
@@ -301,12 +317,27 @@ impl Jobs {
         }
     }
 
+    /// A fault that may pass keeps what is finished, and waits.
+    async fn another_try(&self, row: &JobRow, ended: Ended) -> Ended {
+        match ended {
+            // `runs` is what it was before this one.
+            Ended::Failed(error) if error.may_pass() && row.runs + 1 < TRIES => {
+                tracing::warn!(job = %row.id, %error, "a job met a fault that may pass; it is tried again");
+                let mut stopping = self.inner.stopping.subscribe();
+                drop(timeout(self.inner.settings.retry_after, stopping.wait_for(|stops| *stops)).await);
+                Ended::Later
+            }
+            ended => ended,
+        }
+    }
+
     async fn note_end(
         &self,
         id: &JobId,
         state: JobState,
         error: Option<&str>,
         last: Option<&JobCounts>,
+        counts_as_run: bool,
     ) -> Result<(), JobError> {
         let mut tx = self.inner.node.store().write().await?;
         let now = tx.now().await?;
@@ -316,6 +347,9 @@ impl Jobs {
         };
         if state == JobState::Queued {
             let moved = tx.move_job(id, JobState::Running, JobState::Queued, now).await?;
+            if !counts_as_run {
+                tx.forget_run(id).await?;
+            }
             // Cancelled in the moment in which the server stopped.
             if !moved && cancel {
                 tx.end_job(id, JobState::Cancelled, None, now).await?;
@@ -326,6 +360,11 @@ impl Jobs {
         tx.commit().await?;
         Ok(())
     }
+}
+
+/// Files that could not be read, or changed while they were: faults of no document.
+fn unread(summary: &Summary) -> u64 {
+    u64::try_from(summary.failed.len()).unwrap_or(u64::MAX)
 }
 
 fn counts(progress: &Progress) -> JobCounts {
@@ -344,7 +383,8 @@ fn completion(ended: &Ended, progress: &Progress) -> Completion {
     let (outcome, documents, detected, errors, code) = match ended {
         Ended::Done(summary) => {
             let tally = &summary.tally;
-            (Outcome::Ok, tally.documents, tally.detected, tally.fault_count(), None)
+            let errors = tally.fault_count().saturating_add(unread(summary));
+            (Outcome::Ok, tally.documents, tally.detected, errors, None)
         }
         Ended::Failed(error) => {
             let code = match error {
@@ -362,6 +402,9 @@ fn completion(ended: &Ended, progress: &Progress) -> Completion {
             progress.faults(),
             Some("cancelled"),
         ),
+        Ended::Later => {
+            (Outcome::Failed, progress.documents(), progress.detected(), progress.faults(), Some("internal"))
+        }
         Ended::Stopped => (
             Outcome::Interrupted,
             progress.documents(),

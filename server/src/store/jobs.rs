@@ -14,6 +14,8 @@ pub(crate) struct JobRow {
     pub(crate) place: PlaceId,
     pub(crate) state: JobState,
     pub(crate) cancel: bool,
+    /// How often it was begun and not stopped in order.
+    pub(crate) runs: u64,
     pub(crate) request: String,
     pub(crate) counts: JobCounts,
     pub(crate) error: Option<String>,
@@ -30,6 +32,7 @@ impl JobRow {
             place: row.parse("place")?,
             state: row.parse("state")?,
             cancel: row.flag("cancel")?,
+            runs: row.number("runs")?,
             request: row.text("request")?,
             counts: JobCounts {
                 bytes: row.number("bytes")?,
@@ -52,7 +55,7 @@ macro_rules! select {
     ($rest:literal) => {
         concat!(
             "SELECT id, token_id, place, state, cancel, request, bytes, total_bytes, documents, tokens, detected, \
-             faults, error, created_at, started_at, finished_at FROM jobs ",
+             faults, runs, error, created_at, started_at, finished_at FROM jobs ",
             $rest
         )
     };
@@ -66,8 +69,8 @@ fn count(number: u64) -> i64 {
 impl Tx {
     /// Adds a job that waits, for its upload or its turn.
     pub(crate) async fn insert_job(&mut self, row: &JobRow) -> Result<(), StoreError> {
-        let sql = "INSERT INTO jobs (id, token_id, place, state, cancel, request, bytes, total_bytes, documents, \
-                   tokens, detected, faults, created_at) VALUES ($1, $2, $3, $4, 0, $5, 0, 0, 0, 0, 0, 0, $6)";
+        let sql = "INSERT INTO jobs (id, token_id, place, state, cancel, runs, request, bytes, total_bytes, documents, \
+                   tokens, detected, faults, created_at) VALUES ($1, $2, $3, $4, 0, 0, $5, 0, 0, 0, 0, 0, 0, $6)";
         let values = args![
             row.id.as_str(),
             row.token.as_str(),
@@ -123,9 +126,29 @@ impl Tx {
         to: JobState,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
-        let sql = "UPDATE jobs SET state = $3, started_at = CASE WHEN $3 = 'running' THEN COALESCE(started_at, $4) \
-                   ELSE started_at END WHERE id = $1 AND state = $2 AND cancel = 0";
+        let sql = "UPDATE jobs SET state = $3, runs = CASE WHEN $3 = 'running' THEN runs + 1 ELSE runs END, \
+                   started_at = CASE WHEN $3 = 'running' THEN COALESCE(started_at, $4) ELSE started_at END \
+                   WHERE id = $1 AND state = $2 AND cancel = 0";
         Ok(self.execute(sql, args![id.as_str(), from.name(), to.name(), now]).await? == 1)
+    }
+
+    /// A run that was stopped in order does not count.
+    pub(crate) async fn forget_run(&mut self, id: &JobId) -> Result<(), StoreError> {
+        let sql = "UPDATE jobs SET runs = runs - 1 WHERE id = $1 AND runs > 0";
+        self.execute(sql, args![id.as_str()]).await.map(drop)
+    }
+
+    /// What ran in a place when its server died, for the so-and-so-many-th time, has failed; how many did.
+    pub(crate) async fn give_up_jobs(
+        &mut self,
+        place: &PlaceId,
+        runs: i64,
+        error: &str,
+        now: Timestamp,
+    ) -> Result<u64, StoreError> {
+        let sql = "UPDATE jobs SET state = 'failed', error = $3, finished_at = $4 \
+                   WHERE place = $1 AND state = 'running' AND cancel = 0 AND runs >= $2";
+        self.execute(sql, args![place.as_str(), runs, error, now]).await
     }
 
     /// What ran in a place when its server died waits for its turn again.
@@ -170,6 +193,19 @@ impl Tx {
         let sql =
             "UPDATE jobs SET state = $2, error = $3, finished_at = $4 WHERE id = $1 AND finished_at IS NULL";
         Ok(self.execute(sql, args![id.as_str(), state.name(), error, now]).await? == 1)
+    }
+
+    /// Ends a job that is in one state still; false if it is not.
+    pub(crate) async fn expire_job(
+        &mut self,
+        id: &JobId,
+        from: JobState,
+        to: JobState,
+        error: Option<&str>,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let sql = "UPDATE jobs SET state = $3, error = $4, finished_at = $5 WHERE id = $1 AND state = $2";
+        Ok(self.execute(sql, args![id.as_str(), from.name(), to.name(), error, now]).await? == 1)
     }
 
     pub(crate) async fn delete_job(&mut self, id: &JobId) -> Result<(), StoreError> {

@@ -18,6 +18,8 @@ on_both!(
     paths_stay_below_their_root,
     jobs_are_bounded_and_forgotten,
     a_job_is_its_token_s_alone,
+    a_fault_that_may_pass_costs_no_upload_and_no_result,
+    a_job_that_ends_its_server_is_given_up,
 );
 
 /// Human texts, some of them twice, as JSON lines.
@@ -405,5 +407,66 @@ async fn a_job_is_its_token_s_alone(place: Place) {
     assert_eq!(upload(&server, &late, documents(3)).await.status, 200);
     let job = reach(&server, &late, "failed").await;
     assert!(job["error"].as_str().unwrap().contains("there is no key"), "{job}");
+    server.stop().await;
+}
+
+/// The folder of results cannot be made (as on a full disk): the job is tried again, keeps its upload, and is done once
+/// the fault has passed; one whose fault never passes fails in the end.
+async fn a_fault_that_may_pass_costs_no_upload_and_no_result(place: Place) {
+    let more = [("jobs.retry_after_ms", "50")];
+    let server = start(&place, &more).await;
+    let wanted = json!({ "upload": "docs.jsonl", "look": { "profiles": ["prose-v1"] } });
+    let (passes, stays) = (make(&server, wanted.clone()).await, make(&server, wanted).await);
+    let folder = |id: &str| place.folder.path().join("a.jobs").join(id);
+    let block = |id: &str| {
+        std::fs::create_dir_all(folder(id)).unwrap();
+        std::fs::write(folder(id).join("results"), "in the way").unwrap();
+    };
+    block(&passes);
+    assert_eq!(upload(&server, &passes, documents(20)).await.status, 200);
+    let ends = || async {
+        let rows = server.entries("action=job.run").await;
+        rows.iter().filter(|row| row["kind"] == "end" && row["outcome"] == "failed").count()
+    };
+    for _ in 0..500 {
+        if ends().await >= 2 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(ends().await >= 2, "it was not tried again");
+    assert!(folder(&passes).join("input/docs.jsonl").exists(), "the upload is lost");
+    std::fs::remove_file(folder(&passes).join("results")).unwrap();
+    let job = reach(&server, &passes, "done").await;
+    assert_eq!(job["progress"]["documents"], 20);
+
+    block(&stays);
+    assert_eq!(upload(&server, &stays, documents(20)).await.status, 200);
+    let job = reach(&server, &stays, "failed").await;
+    assert!(job["error"].as_str().unwrap().contains("its log says why"), "{job}");
+    server.stop().await;
+}
+
+/// What ran three times when its server died is not begun a fourth time; twice is.
+async fn a_job_that_ends_its_server_is_given_up(place: Place) {
+    let root = dump(&place, 2, 5).display().to_string();
+    let more = [("jobs.root", root.as_str())];
+    let server = start(&place, &more).await;
+    let wanted = json!({ "path": "crawl", "look": { "profiles": ["prose-v1"] } });
+    let (often, twice) = (make(&server, wanted.clone()).await, make(&server, wanted).await);
+    for id in [&often, &twice] {
+        reach(&server, id, "done").await;
+    }
+    let token = server.admin.clone();
+    server.stop().await;
+    let died = |id: &str, runs: u32| {
+        format!("UPDATE jobs SET state = 'running', finished_at = NULL, runs = {runs} WHERE id = '{id}'")
+    };
+    place.tamper(&[&died(&often, 3), &died(&twice, 2)]).await;
+    let mut server = again(&place, &more).await;
+    server.admin = token;
+    let job = reach(&server, &often, "failed").await;
+    assert_eq!(job["error"], "its server ended 3 times while it ran");
+    reach(&server, &twice, "done").await;
     server.stop().await;
 }
