@@ -298,7 +298,8 @@ mod profile_schema {
 
     use super::ProfileSpec;
 
-    fn form(gated: bool) -> serde_json::Value {
+    /// `min` chooses among the tokens of the context, so it needs one.
+    fn form(gated: bool, seeding: &str) -> serde_json::Value {
         let hex = json!({ "type": "string", "pattern": "^[0-9a-f]{64}$" });
         let one = |word: &str| json!({ "type": "string", "enum": [word] });
         let none = json!({ "type": "null" });
@@ -306,7 +307,7 @@ mod profile_schema {
             json!({ "type": "number", "minimum": 1e-6, "maximum": 100, "description": "τ in nats" });
         json!({
             "type": "object",
-            "title": if gated { "with an entropy threshold" } else { "marks everywhere" },
+            "title": format!("{}, seeding {seeding}", if gated { "with an entropy threshold" } else { "marks everywhere" }),
             "additionalProperties": false,
             "required": ["algorithm", "bias_site", "context_width", "delta", "entropy_threshold",
                 "function_version", "gamma", "model_sha256", "seeding", "tokenizer_sha256"],
@@ -314,13 +315,18 @@ mod profile_schema {
                 "algorithm": one("green-list"),
                 "background_sha256": hex,
                 "bias_site": one("raw-logits"),
-                "context_width": { "type": "integer", "minimum": 0, "maximum": 8, "description": "h, tokens" },
+                "context_width": {
+                    "type": "integer",
+                    "minimum": u8::from(seeding == "min"),
+                    "maximum": 8,
+                    "description": "h, tokens",
+                },
                 "delta": { "type": "number", "minimum": 1e-6, "maximum": 100, "description": "δ in logits" },
                 "entropy_threshold": if gated { &threshold } else { &none },
                 "function_version": { "type": "integer", "enum": [1] },
                 "gamma": { "type": "number", "minimum": 1e-6, "maximum": 0.999_999, "description": "γ, the green share" },
                 "model_sha256": if gated { &hex } else { &none },
-                "seeding": { "type": "string", "enum": ["left", "min"] },
+                "seeding": one(seeding),
                 "tokenizer_sha256": hex,
             }
         })
@@ -330,7 +336,10 @@ mod profile_schema {
         fn schema() -> RefOr<Schema> {
             let description =
                 "What generation and detection must agree on, as in the profile's canonical form.";
-            let both = json!({ "description": description, "oneOf": [form(false), form(true)] });
+            let forms: Vec<_> = [(false, "left"), (false, "min"), (true, "left"), (true, "min")]
+                .map(|(gated, seeding)| form(gated, seeding))
+                .into();
+            let both = json!({ "description": description, "oneOf": forms });
             // A unit test reads it.
             serde_json::from_value(both).map_or_else(|_| RefOr::T(Schema::default()), RefOr::T)
         }
@@ -558,9 +567,11 @@ mod tests {
     use utoipa::PartialSchema;
 
     #[test]
-    fn the_profile_schema_has_both_forms() {
+    fn the_profile_schema_has_all_forms() {
         let schema = serde_json::to_value(super::ProfileSpec::schema()).unwrap();
-        assert_eq!(schema["oneOf"].as_array().unwrap().len(), 2, "{schema}");
+        assert_eq!(schema["oneOf"].as_array().unwrap().len(), 4, "{schema}");
         assert_eq!(schema["oneOf"][1]["properties"]["delta"]["maximum"], 100.0);
+        assert_eq!(schema["oneOf"][2]["properties"]["context_width"]["minimum"], 0);
+        assert_eq!(schema["oneOf"][3]["properties"]["context_width"]["minimum"], 1);
     }
 }

@@ -320,7 +320,7 @@ mod tests {
         column.close().unwrap();
         group.close().unwrap();
         writer.close().unwrap();
-        std::io::Seek::rewind(&mut file).unwrap();
+        io::Seek::rewind(&mut file).unwrap();
         let field: Field = "text".parse().unwrap();
         let read = Arc::new(AtomicU64::new(0));
         let mut columns = Columns::open(file, &field, None, 1 << 23, read).unwrap().ok().unwrap();

@@ -188,7 +188,9 @@ impl Reader for Delimited {
                     self.row += 1;
                     let place = Place { row: Some(self.row), ..here };
                     let (text, id, all) = self.columns.unwrap_or((0, None, fields));
-                    if self.unsure && fields != all {
+                    // A quote that is not a field's own is one more sign of having begun inside a field.
+                    let end = fields.checked_sub(1).map_or(0, |last| self.ends[last]);
+                    if self.unsure && (fields != all || memchr(b'"', &self.fields[..end]).is_some()) {
                         let reason = "after a stretch that was lost: it may begin inside a field";
                         batch.fault(place, Fault::new(FaultKind::MalformedCsv, reason));
                         continue;
@@ -275,7 +277,7 @@ mod tests {
     fn after_lost_bytes_a_record_begins_on_a_line() {
         let pack = |text: &str| {
             let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
-            std::io::Write::write_all(&mut packer, text.as_bytes()).unwrap();
+            io::Write::write_all(&mut packer, text.as_bytes()).unwrap();
             packer.finish().unwrap()
         };
         let read = |parts: [&str; 2]| {

@@ -42,31 +42,45 @@ impl FromStr for Field {
     fn from_str(given: &str) -> Result<Self, FieldError> {
         let bad = |what| FieldError { path: given.to_owned(), what };
         let mut parts = Vec::new();
-        let mut rest = given.strip_prefix("$.").or_else(|| given.strip_prefix('$')).unwrap_or(given);
-        while !rest.is_empty() {
-            if let Some(inner) = rest.strip_prefix('[') {
-                if let Some(quoted) = inner.strip_prefix('"') {
-                    let (key, after) = quoted.split_once("\"]").ok_or_else(|| bad("a quote is open"))?;
-                    parts.push(Part::Key(key.to_owned()));
-                    rest = after;
-                } else {
-                    let (index, after) = inner.split_once(']').ok_or_else(|| bad("a bracket is open"))?;
-                    let index = index.parse().map_err(|_| bad("an index is no number"))?;
-                    parts.push(Part::Index(index));
-                    rest = after;
-                }
-                rest = rest.strip_prefix('.').unwrap_or(rest);
-            } else {
-                let end = rest.find(['.', '[']).unwrap_or(rest.len());
-                let (key, after) = rest.split_at(end);
-                if key.is_empty() || after == "." {
+        // `$` is the root only before a step; a name may begin with it.
+        let mut rest = match given.strip_prefix('$') {
+            Some("") => return Err(bad("it is the whole document")),
+            Some(after) if after.starts_with(['.', '[']) => after,
+            _ if given.starts_with('[') => given,
+            _ => {
+                let (key, after) = given.split_at(given.find(['.', '[']).unwrap_or(given.len()));
+                if key.is_empty() {
                     return Err(bad("a name is empty"));
                 }
                 parts.push(Part::Key(key.to_owned()));
-                rest = after.strip_prefix('.').unwrap_or(after);
+                after
+            }
+        };
+        while !rest.is_empty() {
+            if let Some(quoted) = rest.strip_prefix("[\"") {
+                let (key, after) = quoted.split_once('"').ok_or_else(|| bad("a quote is open"))?;
+                rest = after.strip_prefix(']').ok_or_else(|| bad("a bracket is open"))?;
+                if key.is_empty() {
+                    return Err(bad("a name is empty"));
+                }
+                parts.push(Part::Key(key.to_owned()));
+            } else if let Some(inner) = rest.strip_prefix('[') {
+                let (digits, after) = inner.split_once(']').ok_or_else(|| bad("a bracket is open"))?;
+                let digital = (1..=9).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
+                let index = digits.parse().ok().filter(|_| digital);
+                parts.push(Part::Index(index.ok_or_else(|| bad("an index is no number of 1 to 9 digits"))?));
+                rest = after;
+            } else {
+                let after = rest.strip_prefix('.').ok_or_else(|| bad("a dot is missing after a bracket"))?;
+                let (key, after) = after.split_at(after.find(['.', '[']).unwrap_or(after.len()));
+                if key.is_empty() {
+                    return Err(bad("a name is empty"));
+                }
+                parts.push(Part::Key(key.to_owned()));
+                rest = after;
             }
         }
-        if parts.is_empty() { Err(bad("it is empty")) } else { Ok(Self { given: given.to_owned(), parts }) }
+        Ok(Self { given: given.to_owned(), parts })
     }
 }
 
@@ -335,9 +349,15 @@ mod tests {
         assert_eq!(get(line, "a.d[2]"), Err(FaultKind::NoText));
         assert_eq!(get(line, "text.more"), Err(FaultKind::NoText));
         assert_eq!(get(line, "a"), Err(FaultKind::WrongType));
-        for bad in ["", "$", "a..b", "a.", ".a", "a[x]", "a[", "[\"a"] {
+        for bad in [
+            "", "$", "$.", "a..b", "a.", ".a", "a.[0]", "a[0]b", "a[x]", "a[+1]", "a[]", "a[", "[\"a",
+            "[\"a\"", "[\"\"]",
+        ] {
             assert!(bad.parse::<Field>().is_err(), "{bad}");
         }
+        assert_eq!(get("{\"$a\":\"t\"}", "$a").unwrap(), "t");
+        assert_eq!(get("{\"a\":[\"t\"]}", "$.a[0]").unwrap(), "t");
+        assert_eq!(get("[\"t\"]", "$[0]"), Err(FaultKind::MalformedJson));
         assert_eq!(field("a.b").dotted().as_deref(), Some("a.b"));
         assert_eq!(field("a[0]").dotted(), None);
     }

@@ -7,7 +7,7 @@ CREATE TABLE jobs (
     state       TEXT NOT NULL CHECK (state IN ('waiting', 'queued', 'running', 'done', 'failed', 'cancelled')),
     cancel      INTEGER NOT NULL CHECK (cancel IN (0, 1)),
     -- How often it was begun and not stopped in order: what a job that ends its server is known by.
-    runs        BIGINT NOT NULL CHECK (runs >= 0),
+    runs        INTEGER NOT NULL CHECK (runs >= 0),
     request     TEXT NOT NULL,
     bytes       INTEGER NOT NULL CHECK (bytes >= 0),
     total_bytes INTEGER NOT NULL CHECK (total_bytes >= 0),

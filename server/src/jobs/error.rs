@@ -126,18 +126,18 @@ impl JobError {
 
     /// Whether trying again may help: the fault is the machine's or the operator's, not the order's.
     pub(super) fn may_pass(&self) -> bool {
-        match self {
+        matches!(
+            self,
             Self::Io { .. }
-            | Self::Store(_)
-            | Self::Audit(_)
-            | Self::Random(_)
-            | Self::Root { .. }
-            | Self::Died => true,
-            Self::Look(
-                DetectionError::TokenizerNotLoaded { .. } | DetectionError::BackgroundNotLoaded { .. },
-            ) => true,
-            _ => false,
-        }
+                | Self::Store(_)
+                | Self::Audit(_)
+                | Self::Random(_)
+                | Self::Root { .. }
+                | Self::Died
+                | Self::Look(
+                    DetectionError::TokenizerNotLoaded { .. } | DetectionError::BackgroundNotLoaded { .. }
+                )
+        )
     }
 
     /// What the job's owner is told of a run that failed: what a system or a database said is for the log.

@@ -219,8 +219,8 @@ impl Order {
         match (&path, &upload) {
             (Some(_), Some(_)) => return Err(JobError::value("path", "give path or upload, not both")),
             (None, None) => return Err(JobError::value("path", "give path or upload")),
-            (Some(path), None) if path.is_empty() || path.len() > 1024 || path.contains('\0') => {
-                return Err(JobError::value("path", "it has 1 to 1024 bytes, none of them zero"));
+            (Some(path), None) if path.is_empty() || path.chars().count() > 1024 || path.contains('\0') => {
+                return Err(JobError::value("path", "it has 1 to 1024 characters, none of them zero"));
             }
             (None, Some(name)) if !is_file_name(name) => {
                 let what =
@@ -235,8 +235,8 @@ impl Order {
         let text_field = text_field.unwrap_or_else(|| "text".into());
         for (name, field) in [("text_field", Some(&text_field)), ("id_field", id_field.as_ref())] {
             let Some(field) = field else { continue };
-            if field.len() > 256 {
-                return Err(JobError::value(name, "it has 256 bytes at most"));
+            if field.chars().count() > 256 {
+                return Err(JobError::value(name, "it has 256 characters at most"));
             }
             field.parse::<Field>().map_err(|error| JobError::value(name, error.to_string()))?;
         }
@@ -248,13 +248,7 @@ impl Order {
         if !(rate > 0.0 && rate <= 0.5) {
             return Err(JobError::value("false_discovery_rate", "it is above 0, up to 0.5"));
         }
-        let Look { keys, profiles, modes, alpha, spans, tokens, include_compromised } = look;
-        if modes.is_some_and(|modes| modes != [ModeName::ModelFree]) {
-            return Err(JobError::value("modes", "jobs judge without a model: model-free, or leave it out"));
-        }
-        if tokens {
-            return Err(JobError::value("tokens", "jobs give no colours of tokens"));
-        }
+        let wire::JobLook { keys, profiles, alpha, spans, include_compromised } = look;
         Ok(Self {
             path,
             upload,
@@ -392,8 +386,6 @@ mod tests {
             (r#"{"path":"a","id_field":"["}"#, "id_field: "),
             (r#"{"path":"a","format":"dolma","only_detected":true}"#, "line by line"),
             (r#"{"path":"a","false_discovery_rate":0.6}"#, "up to 0.5"),
-            (r#"{"path":"a","look":{"modes":["auto"]}}"#, "modes: "),
-            (r#"{"path":"a","look":{"tokens":true}}"#, "tokens: "),
         ] {
             let error = Order::new(wanted(json)).unwrap_err().to_string();
             assert!(error.contains(fault), "{json}: {error}");
