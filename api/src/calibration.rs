@@ -99,6 +99,18 @@ pub struct HumanText {
     pub text: String,
 }
 
+/// What a version keeps.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct CalibrationKept {
+    /// The ring.
+    pub alias: String,
+    /// The version.
+    pub version: u32,
+    /// Its report; null before it was calibrated.
+    #[schema(required = true)]
+    pub report: Option<CalibrationReport>,
+}
+
 /// A report that a version keeps from now on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Calibrated {

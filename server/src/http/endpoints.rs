@@ -113,6 +113,8 @@ pub enum Body {
     Lines {
         /// The form of a line.
         schema: Described,
+        /// Whether a line of another form is answered in its place; otherwise it ends the request.
+        each: bool,
         /// The size of a line.
         limit: Limit,
     },
@@ -664,6 +666,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
         ],
         body: Body::Lines {
             schema: Described::of::<d::TextItem>(),
+            each: true,
             limit: Limit::Setting(|settings| settings.line_limit),
         },
         answers: &[Answer {
@@ -689,6 +692,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
             ErrorCode::AliasNotAllowed,
             ErrorCode::UnknownAlias,
             ErrorCode::UnknownVersion,
+            ErrorCode::UnknownInput,
             ErrorCode::UnknownProfile,
             ErrorCode::StateRefused,
             ErrorCode::KeyDestroyed,
@@ -984,12 +988,11 @@ pub static ENDPOINTS: &[Endpoint] = &[
         id: "show_calibration",
         summary: "The calibration report that a version keeps",
         parameters: &[RING, VERSION],
-        answers: &[json::<c::CalibrationReport>(200, "The report.")],
+        answers: &[json::<c::CalibrationKept>(200, "The report, or null.")],
         errors: &[
             ErrorCode::AliasNotAllowed,
             ErrorCode::UnknownAlias,
             ErrorCode::UnknownVersion,
-            ErrorCode::NotCalibrated,
             ErrorCode::StoreUnavailable,
         ],
         handler: |call| Box::pin(admin::calibration::show(call)),
@@ -1005,6 +1008,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
         body: takes::<c::CalibrationReport>(),
         answers: &[json::<c::Calibrated>(200, "The report as it is kept.")],
         errors: &[
+            ErrorCode::ReportRefused,
             ErrorCode::AliasNotAllowed,
             ErrorCode::UnknownAlias,
             ErrorCode::UnknownVersion,
@@ -1029,10 +1033,12 @@ pub static ENDPOINTS: &[Endpoint] = &[
         ],
         body: Body::Lines {
             schema: Described::of::<c::HumanText>(),
+            each: false,
             limit: Limit::Setting(|settings| settings.line_limit),
         },
         answers: &[json::<c::Calibrated>(200, "The report that is kept.")],
         errors: &[
+            ErrorCode::ReportRefused,
             ErrorCode::AliasNotAllowed,
             ErrorCode::UnknownAlias,
             ErrorCode::UnknownVersion,

@@ -97,9 +97,9 @@ codes! {
     UnknownVersion = 404 "unknown_version" Caller "The ring has no such version";
     UnknownProfile = 404 "unknown_profile" Caller "There is no such profile";
     UnknownToken = 404 "unknown_token" Caller "There is no such token";
-    NotCalibrated = 404 "not_calibrated" Caller "The key version has no calibration report";
     UnknownModel = 404 "unknown_model" Caller "There is no such model";
     UnknownJob = 404 "unknown_job" Caller "There is no such job";
+    UnknownInput = 404 "unknown_input" Caller "There is nothing to judge at this path";
     UnknownResult = 404 "unknown_result" Caller "The job has no such file";
     MethodNotAllowed = 405 "method_not_allowed" Caller "The path does not take this method";
     BodyTimeout = 408 "body_timeout" Caller "The body did not arrive in time";
@@ -111,6 +111,7 @@ codes! {
     ExportNotAllowed = 409 "export_not_allowed" Administrator "The ring does not allow export";
     DestroyNotAllowed = 409 "destroy_not_allowed" Administrator "The ring does not allow destruction";
     CalibrationFailed = 409 "calibration_failed" Administrator "The key's false-positive rates are above nominal";
+    ReportRefused = 409 "report_refused" Caller "The calibration report contradicts itself, or no text was judged";
     ReportOfOtherKey = 409 "report_of_other_key" Caller "The calibration report is about another key";
     KeyDestroyed = 409 "key_destroyed" Caller "The key is destroyed";
     NoKeys = 409 "no_keys" Administrator "There is no key to look for";
@@ -320,6 +321,7 @@ impl From<KeyError> for ApiError {
             KeyError::Calibration(_) => C::CalibrationFailed,
             KeyError::Transfer(_) => C::WrappedKeyRefused,
             KeyError::Report(ReportError::OtherKey { .. }) => C::ReportOfOtherKey,
+            KeyError::Report(ReportError::Counts | ReportError::Empty) => C::ReportRefused,
             KeyError::DestroyDelay(_) | KeyError::RotationPeriod(_) | KeyError::Report(_) => C::InvalidValue,
             KeyError::Exhausted(_) => C::Conflict,
             KeyError::Unwrap { .. } | KeyError::Secret { .. } | KeyError::Random(_) => {

@@ -22,7 +22,9 @@ impl From<JobError> for ApiError {
             JobError::Store(error) => error.into(),
             JobError::Audit(error) => error.into(),
             JobError::Value { field, .. } => Self::new(C::InvalidValue, error.to_string()).parameter(field),
-            JobError::Input(_) => Self::new(C::InvalidValue, error.to_string()).parameter("path"),
+            JobError::NoInput(_) | JobError::Input(_) => {
+                Self::new(C::UnknownInput, error.to_string()).parameter("path")
+            }
             JobError::Unknown(_) => Self::new(C::UnknownJob, error.to_string()),
             JobError::NoFile | JobError::Several(_) => {
                 Self::new(C::UnknownResult, error.to_string()).parameter("file")

@@ -135,7 +135,7 @@ fn operation(endpoint: &Endpoint, schemas: &mut Schemas) -> Value {
         }
         Body::Json { schema, limit } => (true, "application/json", schema, limit),
         Body::OptionalJson { schema, limit } => (false, "application/json", schema, limit),
-        Body::Lines { schema, limit } => (true, "application/x-ndjson", schema, limit),
+        Body::Lines { schema, limit, .. } => (true, "application/x-ndjson", schema, limit),
     };
     let bytes = limit.bytes(&HttpSettings::default());
     // OpenAPI 3.1 has no word for lines (3.2 has `itemSchema`): a body of one line is described.
@@ -144,7 +144,14 @@ fn operation(endpoint: &Endpoint, schemas: &mut Schemas) -> Value {
     } else {
         "As many lines as one likes, each as described. A line"
     };
-    let schema = schemas.of(schema);
+    let mut schema = schemas.of(schema);
+    if let Body::Lines { each: true, .. } = endpoint.body {
+        let other = json!({
+            "type": ["array", "boolean", "null", "number", "object", "string"],
+            "description": "Any other line is answered with an error in its place.",
+        });
+        schema = json!({ "anyOf": [schema, other] });
+    }
     operation["requestBody"] = json!({
         "required": required,
         "description": format!("{what} may have {bytes} bytes (the operator may set another limit)."),

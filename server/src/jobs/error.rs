@@ -24,6 +24,9 @@ pub enum JobError {
     /// The caller, or who must act on what is looked for.
     #[error(transparent)]
     Look(#[from] DetectionError),
+    /// The caller: a path with nothing to judge.
+    #[error("path: {0}")]
+    NoInput(&'static str),
     /// The caller: no such job among its own.
     #[error("there is no job {0}")]
     Unknown(JobId),

@@ -72,7 +72,7 @@ fn wide(number: usize) -> u64 {
 }
 
 fn leads_out() -> JobError {
-    JobError::value("path", "it leads out of the folder jobs.root")
+    JobError::NoInput("it leads out of the folder jobs.root")
 }
 
 impl Files {
@@ -154,26 +154,21 @@ impl Files {
 
     /// The files that a path below `jobs.root` names: none that a link leads to elsewhere.
     pub(super) fn inputs_below_root(&self, path: &str, order: &Order) -> Result<Vec<Shard>, JobError> {
-        let root = self.root.as_ref();
-        let root = root.ok_or_else(|| {
-            JobError::value(
-                "path",
-                "this server reads no paths, because jobs.root is not set: send an upload",
-            )
-        })?;
+        let no_root = "this server reads no paths, because jobs.root is not set: send an upload";
+        let root = self.root.as_ref().ok_or(JobError::NoInput(no_root))?;
         let below = Path::new(path);
         let plain = |part: Component<'_>| matches!(part, Component::Normal(_) | Component::CurDir);
         if !below.components().all(plain) {
             return Err(leads_out());
         }
         let inside = |path: &Path| -> Result<PathBuf, JobError> {
-            let none = |_| JobError::value("path", "there is no such file or folder below jobs.root");
+            let none = |_| JobError::NoInput("there is no such file or folder below jobs.root");
             let real = path.canonicalize().map_err(none)?;
             if real.starts_with(root.as_path()) { Ok(real) } else { Err(leads_out()) }
         };
         let real = inside(&root.join(below))?;
         if !(real.is_file() || real.is_dir()) {
-            return Err(JobError::value("path", "it is neither a file nor a folder"));
+            return Err(JobError::NoInput("it is neither a file nor a folder"));
         }
         let found = self.named(&real, order)?;
         for path in found.iter().flat_map(Shard::paths) {

@@ -17,7 +17,7 @@ use crate::served::{Reply, Served, grant};
 on_both!(every_code_is_answered_as_the_table_says, hostile_requests_are_answered_and_the_server_lives);
 
 /// Codes that this file cannot provoke, with the place that does.
-const ELSEWHERE: [(ErrorCode, &str); 20] = [
+const ELSEWHERE: [(ErrorCode, &str); 21] = [
     (ErrorCode::StoreUnavailable, "outage.rs"),
     (ErrorCode::AuditUnavailable, "outage.rs"),
     (ErrorCode::Internal, "a panicking handler: http/dispatch.rs"),
@@ -25,6 +25,7 @@ const ELSEWHERE: [(ErrorCode, &str); 20] = [
     (ErrorCode::Draining, "a generation during the drain"),
     (ErrorCode::ModelUnavailable, "generation with a dead model thread"),
     (ErrorCode::UnknownModel, "generation"),
+    (ErrorCode::UnknownInput, "jobs.rs"),
     (ErrorCode::UnknownJob, "jobs.rs"),
     (ErrorCode::UnknownResult, "jobs.rs"),
     (ErrorCode::JobState, "jobs.rs"),
@@ -173,10 +174,12 @@ async fn every_code_is_answered_as_the_table_says(place: Place) {
     let master = dandyroll_scheme::MasterKey::take(&mut secret);
     let version = keys.import(&ring, &master).await.unwrap();
     let calibration = format!("/v1/admin/rings/r/versions/{version}/calibration");
-    seen.check(&server.get(&calibration).await, C::NotCalibrated);
     let report = serde_json::to_value(sample(&master.id(), 90)).unwrap();
     let other = "/v1/admin/rings/r/versions/1/calibration";
     seen.check(&server.send("PUT", other, report.clone()).await, C::ReportOfOtherKey);
+    let mut refused = report.clone();
+    refused["bands"][0]["texts"] = json!(1_000_000);
+    seen.check(&server.send("PUT", &calibration, refused).await, C::ReportRefused);
     server.send("PUT", &calibration, report).await.good();
     seen.check(&post("r/rotate", json!({ "version": version.get() })).await, C::CalibrationFailed);
 

@@ -19,13 +19,8 @@ use crate::keys::{Alias, Recorded, Version};
 
 pub(in super::super) async fn show(call: Call) -> Result<HttpResponse, ApiError> {
     let (alias, version) = (call.ring()?, call.version()?);
-    match call.service().node().keys().calibration(&alias, version).await? {
-        Some(report) => ok(&report),
-        None => {
-            let detail = format!("ring {alias}, version {version} was not calibrated");
-            Err(ApiError::new(ErrorCode::NotCalibrated, detail))
-        }
-    }
+    let report = call.service().node().keys().calibration(&alias, version).await?;
+    ok(&wire::CalibrationKept { alias: alias.to_string(), version: version.get(), report })
 }
 
 /// With what the audit is told of it.
