@@ -106,9 +106,8 @@ pub struct CalibrationKept {
     pub alias: String,
     /// The version.
     pub version: u32,
-    /// Its report; null before it was calibrated.
-    #[schema(required = true)]
-    pub report: Option<CalibrationReport>,
+    /// Its reports, the newest of each profile and mode, the newest last; none before it was calibrated.
+    pub reports: Vec<CalibrationReport>,
 }
 
 /// A report that a version keeps from now on.

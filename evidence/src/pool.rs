@@ -394,7 +394,7 @@ pub(crate) fn unmarked(set: Set) -> Arm {
 }
 
 /// The built-in profiles' δ and τ at other context widths and seedings, and no mark. Seeding `min` differs from
-/// `left` from a width of 2 on.
+/// `left` from a width of 2 on. Code at a width of 2 also with less δ: at an equal δ its loss is not that of width 1.
 pub(crate) fn width_arms(set: Set, widths: &[u8]) -> Result<Vec<Arm>, Failure> {
     let built_in = if set == Set::Prose { Recipe::prose_v1() } else { Recipe::code_v1() };
     let tau = built_in.threshold.map(|tau| tau.get());
@@ -406,6 +406,11 @@ pub(crate) fn width_arms(set: Set, widths: &[u8]) -> Result<Vec<Arm>, Failure> {
         let mut arm = arm(set, &format!("min-{width}"), built_in.delta.get(), *width, tau)?;
         arm.recipe = arm.recipe.map(|recipe| recipe.seeded(Seeding::Min));
         arms.push(arm);
+    }
+    if set == Set::Modules && widths.contains(&2) {
+        for delta in [2.0, 2.5] {
+            arms.push(arm(set, &format!("left-2-d{delta}"), delta, 2, tau)?);
+        }
     }
     Ok(arms)
 }

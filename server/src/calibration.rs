@@ -18,6 +18,9 @@ const NAME: usize = 255;
 /// The largest report in bytes: a few kilobytes, and what its corpora are called.
 pub const MAX_REPORT_BYTES: usize = 64 * 1024;
 
+/// So many reports a version keeps: one for each profile and mode that its key is used with.
+pub const MAX_REPORTS: usize = 32;
+
 /// A text that is no report, or one that does not belong here. The caller has to change it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReportError {
@@ -41,6 +44,9 @@ pub enum ReportError {
     /// More than is kept.
     #[error("the report has {0} bytes; at most {MAX_REPORT_BYTES} are kept: name fewer corpora")]
     TooLarge(usize),
+    /// As above.
+    #[error("the version keeps {MAX_REPORTS} reports already, each about another profile or mode")]
+    Full,
 }
 
 fn band(
@@ -93,9 +99,23 @@ pub fn report(
 
 /// Reads a report of a key, as [`check`] does.
 pub fn parse(json: &[u8], key: &KeyId) -> Result<CalibrationReport, ReportError> {
-    let given = serde_json::from_slice(json)
-        .map_err(|error| ReportError::Form(format!("line {}, column {}", error.line(), error.column())))?;
-    check(given, key)
+    check(serde_json::from_slice(json).map_err(|error| unread(&error))?, key)
+}
+
+fn unread(error: &serde_json::Error) -> ReportError {
+    ReportError::Form(format!("line {}, column {}", error.line(), error.column()))
+}
+
+/// Reads what a version keeps: an array of reports of its key.
+pub(crate) fn parse_all(json: &str, key: &KeyId) -> Result<Vec<CalibrationReport>, ReportError> {
+    let given: Vec<CalibrationReport> = serde_json::from_str(json).map_err(|error| unread(&error))?;
+    given.into_iter().map(|report| check(report, key)).collect()
+}
+
+/// What a version keeps, as it is stored.
+pub(crate) fn json_of_all(reports: &[CalibrationReport]) -> String {
+    // As in `json`.
+    serde_json::to_string(reports).unwrap_or_default()
 }
 
 /// Checks a report that somebody hands in for a key, and computes again what follows from its counts.

@@ -986,9 +986,9 @@ pub static ENDPOINTS: &[Endpoint] = &[
         method: Verb::Get,
         path: CALIBRATION,
         id: "show_calibration",
-        summary: "The calibration report that a version keeps",
+        summary: "The calibration reports that a version keeps, one for each profile and mode",
         parameters: &[RING, VERSION],
-        answers: &[json::<c::CalibrationKept>(200, "The report, or null.")],
+        answers: &[json::<c::CalibrationKept>(200, "The reports; none if it was not calibrated.")],
         errors: &[
             ErrorCode::AliasNotAllowed,
             ErrorCode::UnknownAlias,

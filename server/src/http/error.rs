@@ -111,7 +111,7 @@ codes! {
     ExportNotAllowed = 409 "export_not_allowed" Administrator "The ring does not allow export";
     DestroyNotAllowed = 409 "destroy_not_allowed" Administrator "The ring does not allow destruction";
     CalibrationFailed = 409 "calibration_failed" Administrator "The key's false-positive rates are above nominal";
-    ReportRefused = 409 "report_refused" Caller "The calibration report contradicts itself, or no text was judged";
+    ReportRefused = 409 "report_refused" Caller "The calibration report contradicts itself, judged no text, or is one too many";
     ReportOfOtherKey = 409 "report_of_other_key" Caller "The calibration report is about another key";
     KeyDestroyed = 409 "key_destroyed" Caller "The key is destroyed";
     NoKeys = 409 "no_keys" Administrator "There is no key to look for";
@@ -321,7 +321,9 @@ impl From<KeyError> for ApiError {
             KeyError::Calibration(_) => C::CalibrationFailed,
             KeyError::Transfer(_) => C::WrappedKeyRefused,
             KeyError::Report(ReportError::OtherKey { .. }) => C::ReportOfOtherKey,
-            KeyError::Report(ReportError::Counts | ReportError::Empty) => C::ReportRefused,
+            KeyError::Report(ReportError::Counts | ReportError::Empty | ReportError::Full) => {
+                C::ReportRefused
+            }
             KeyError::DestroyDelay(_) | KeyError::RotationPeriod(_) | KeyError::Report(_) => C::InvalidValue,
             KeyError::Exhausted(_) => C::Conflict,
             KeyError::Unwrap { .. } | KeyError::Secret { .. } | KeyError::Random(_) => {

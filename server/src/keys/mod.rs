@@ -28,7 +28,7 @@ pub use transfer::{ExportedKey, TransferError};
 
 use crate::Timestamp;
 use crate::audit::{Completion, Detail, Outcome, Subject};
-use crate::calibration::{self, MAX_REPORT_BYTES, ReportError};
+use crate::calibration::{self, MAX_REPORT_BYTES, MAX_REPORTS, ReportError};
 use crate::codec::{RandomFailed, random};
 use crate::store::{Each, NewVersion, RingRow, SecretRow, Store, StoreError, Tx, VersionRow};
 
@@ -257,6 +257,16 @@ pub struct DestroyPlan {
     pub destroy_at: Timestamp,
     /// Whether it was only asked for, not ordered.
     pub dry_run: bool,
+}
+
+/// The calibration reports in a version's row.
+fn kept_reports(row: &VersionRow) -> Result<Vec<CalibrationReport>, KeyError> {
+    let Some((_, text)) = &row.calibration else { return Ok(Vec::new()) };
+    let damaged = |error: ReportError| {
+        let VersionRow { alias, version, .. } = row;
+        StoreError::Damaged(format!("key_versions, alias {alias}, version {version}: calibration: {error}"))
+    };
+    Ok(calibration::parse_all(text, &row.key_id).map_err(damaged)?)
 }
 
 /// A calibration report that a version keeps.
@@ -595,10 +605,11 @@ impl Keys {
         }
     }
 
-    /// Keeps what calibration found for a version, in the place of what it kept before. Whether it is nominal is
-    /// computed from the report's counts.
+    /// Keeps what calibration found for a version, in the place of what it kept before for that profile and mode.
+    /// Whether it is nominal is computed from the report's counts.
     ///
-    /// A rotation to a version that now fails is ended, unless it was forced.
+    /// A version with one report above nominal fails. A rotation to a version that now fails is ended, unless it was
+    /// forced.
     pub async fn record_calibration(
         &self,
         alias: &Alias,
@@ -616,11 +627,18 @@ impl Keys {
         if text.len() > MAX_REPORT_BYTES {
             return Err(ReportError::TooLarge(text.len()).into());
         }
-        row.calibration = Some((report.nominal, text));
+        let mut kept = kept_reports(&row)?;
+        kept.retain(|other| (&other.profile, &other.mode) != (&report.profile, &report.mode));
+        if kept.len() >= MAX_REPORTS {
+            return Err(ReportError::Full.into());
+        }
+        kept.push(report.clone());
+        let nominal = kept.iter().all(|report| report.nominal);
+        row.calibration = Some((nominal, calibration::json_of_all(&kept)));
         tx.update_version(&row).await?;
         let rotation = tx.rotation(alias).await?;
-        let rotation_ended = !report.nominal
-            && rotation.is_some_and(|rotation| rotation.version == version && !rotation.forced);
+        let rotation_ended =
+            !nominal && rotation.is_some_and(|rotation| rotation.version == version && !rotation.forced);
         if rotation_ended {
             tx.delete_rotation(alias).await?;
         }
@@ -629,22 +647,15 @@ impl Keys {
         Ok(Recorded { key_id: row.key_id, report, rotation_ended })
     }
 
-    /// The report that a version keeps; `None` if it was not calibrated.
-    pub async fn calibration(
+    /// The reports that a version keeps, at most one for each profile and mode, the newest last.
+    pub async fn calibrations(
         &self,
         alias: &Alias,
         version: Version,
-    ) -> Result<Option<CalibrationReport>, KeyError> {
+    ) -> Result<Vec<CalibrationReport>, KeyError> {
         let mut tx = self.store.read().await?;
         tx.ring(alias).await?.ok_or_else(|| KeyError::UnknownRing(alias.clone()))?;
-        let row = version_of(&mut tx, alias, version).await?;
-        let Some((_, text)) = row.calibration else { return Ok(None) };
-        let report = calibration::parse(text.as_bytes(), &row.key_id).map_err(|error| {
-            StoreError::Damaged(format!(
-                "key_versions, alias {alias}, version {version}: calibration: {error}"
-            ))
-        })?;
-        Ok(Some(report))
+        kept_reports(&version_of(&mut tx, alias, version).await?)
     }
 
     /// The sub-key of a version, whatever its state as long as its master is there: to calibrate it.

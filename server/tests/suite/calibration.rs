@@ -22,6 +22,7 @@ on_both!(
     a_version_is_made_calibrated_and_activated,
     a_version_that_errs_is_activated_by_force_only,
     a_report_above_nominal_ends_a_rotation_that_waits_unless_forced,
+    a_good_report_hides_no_bad_one,
     entropies_are_the_library_s,
     a_report_that_does_not_belong_is_refused,
     texts_that_cannot_be_counted_are_refused_by_their_line,
@@ -107,7 +108,7 @@ async fn states(server: &Served) -> Vec<String> {
 async fn a_version_is_made_calibrated_and_activated(place: Place) {
     let server = texts::start(&place, &[]).await;
     let key = pending(&server, 2).await;
-    assert!(server.get(&path(2)).await.good()["report"].is_null());
+    assert!(server.get(&path(2)).await.good()["reports"].as_array().unwrap().is_empty());
     let corpus = held_out();
     let reply = calibrate(&server, 2, "profile=prose-v1&corpus=python-held-out", corpus.clone()).await.good();
     let profile = Fixture::get().profile(Recipe::prose_v1());
@@ -124,7 +125,7 @@ async fn a_version_is_made_calibrated_and_activated(place: Place) {
     assert_eq!(report, expected);
     assert!(report.nominal && report.all.texts + report.too_short == 300, "{report:?}");
     assert_eq!((&reply["alias"], &reply["rotation_ended"]), (&json!("default"), &json!(false)));
-    assert_eq!(server.get(&path(2)).await.good()["report"], reply["report"]);
+    assert_eq!(server.get(&path(2)).await.good()["reports"], json!([reply["report"]]));
 
     // One row before, one after, with what was found.
     let rows = server.entries("action=key.calibrate").await;
@@ -228,6 +229,37 @@ async fn a_report_above_nominal_ends_a_rotation_that_waits_unless_forced(place: 
     server.stop().await;
 }
 
+async fn a_good_report_hides_no_bad_one(place: Place) {
+    let server = Served::start(&place).await;
+    server.post("/v1/admin/rings", json!({ "alias": "default" })).await.good();
+    let key = pending(&server, 2).await;
+    let put = async |positives: u32, profile: Option<u8>| {
+        let mut report = serde_json::to_value(sample(&key, positives)).unwrap();
+        if let Some(byte) = profile {
+            let other = Recipe::prose_v1().bind(Sha256Digest([byte; 32]), None).unwrap().id();
+            report["profile"] = json!(other.to_string());
+        }
+        server.send("PUT", &path(2), report).await
+    };
+    put(90, None).await.good();
+    put(30, Some(2)).await.good();
+    assert_eq!(rotate(&server, 2, false).await.code(), "calibration_failed");
+    let kept = server.get(&path(2)).await.good();
+    let verdicts: Vec<_> = kept["reports"].as_array().unwrap().iter().map(|one| &one["nominal"]).collect();
+    assert_eq!(verdicts, [&json!(false), &json!(true)]);
+    let ring = server.get("/v1/admin/rings/default").await.good();
+    assert_eq!(ring["versions"][1]["calibration_nominal"], json!(false));
+    // Only a better one of the same profile takes its place; and there is room for so many.
+    for byte in 3..=32 {
+        put(30, Some(byte)).await.good();
+    }
+    assert_eq!(put(30, Some(33)).await.code(), "report_refused");
+    put(30, None).await.good();
+    assert_eq!(server.get(&path(2)).await.good()["reports"].as_array().unwrap().len(), 32);
+    rotate(&server, 2, false).await.good();
+    server.stop().await;
+}
+
 async fn entropies_are_the_library_s(place: Place) {
     let server = texts::start(&place, &[]).await;
     let profile = Fixture::get().profile(Recipe::code_v1());
@@ -310,7 +342,10 @@ async fn a_report_that_does_not_belong_is_refused(place: Place) {
     );
     assert_eq!(server.get("/v1/admin/rings/none/versions/1/calibration").await.code(), "unknown_alias");
     assert_eq!(server.get(&path(9)).await.code(), "unknown_version");
-    assert!(server.get(&path(2)).await.good()["report"].is_null(), "nothing of that was kept");
+    assert!(
+        server.get(&path(2)).await.good()["reports"].as_array().unwrap().is_empty(),
+        "nothing of that was kept"
+    );
 
     // Who may.
     let reader = server.token(&grant(&[Scope::KeysRead])).await;
@@ -326,7 +361,7 @@ async fn a_report_that_does_not_belong_is_refused(place: Place) {
     // A verdict that its counts do not give is not believed; one is enough, and the last one is kept.
     let forged = with(&|report| report["nominal"] = json!(false));
     assert_eq!(put(2, forged).await.good()["report"], good);
-    assert_eq!(server.get_as(&reader, &path(2)).await.good()["report"], good);
+    assert_eq!(server.get_as(&reader, &path(2)).await.good()["reports"], json!([good]));
 
     // Only as long as the master is there.
     put(3, serde_json::to_value(sample(&other, 30)).unwrap()).await.good();
@@ -343,7 +378,7 @@ async fn a_report_that_does_not_belong_is_refused(place: Place) {
     }
     let report = serde_json::to_value(sample(&other, 30)).unwrap();
     assert_eq!(put(3, report).await.code(), "key_destroyed");
-    let shown = server.get(&path(3)).await.good()["report"].clone();
+    let shown = server.get(&path(3)).await.good()["reports"][0].clone();
     assert_eq!(shown["all"]["rates"][0]["positives"], 45, "the tombstone keeps what was known");
     server.stop().await;
 }
@@ -417,7 +452,7 @@ async fn texts_that_cannot_be_counted_are_refused_by_their_line(place: Place) {
     assert_eq!((busy.status, busy.code().as_str()), (429, "overloaded"));
     assert!(busy.header("retry-after").parse::<u64>().unwrap() >= 1);
     drop(bulk);
-    assert!(server.get(&path(1)).await.good()["report"].is_null());
+    assert!(server.get(&path(1)).await.good()["reports"].as_array().unwrap().is_empty());
     calibrate(&server, 1, "profile=prose-v1", good.repeat(3)).await.good();
     // What was begun was ended, each time, and no text is in it.
     let rows = server.entries("action=key.calibrate").await;
@@ -473,6 +508,6 @@ async fn who_leaves_in_the_middle_has_calibrated_nothing(place: Place) {
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
     assert_eq!(server.entries("action=key.calibrate").await[3]["outcome"], "refused");
-    assert!(server.get(&path(1)).await.good()["report"].is_null());
+    assert!(server.get(&path(1)).await.good()["reports"].as_array().unwrap().is_empty());
     server.stop().await;
 }

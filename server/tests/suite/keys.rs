@@ -212,7 +212,7 @@ async fn a_failed_calibration_stops_activation_unless_forced(place: Place) {
     assert!(matches!(error, KeyError::Report(_)) && error.is_refusal(), "{error}");
     let recorded = keys.record_calibration(&ring, version, sample(&brought.id(), 90)).await.unwrap();
     assert!(!recorded.report.nominal && !recorded.rotation_ended);
-    assert_eq!(keys.calibration(&ring, version).await.unwrap(), Some(recorded.report));
+    assert_eq!(keys.calibrations(&ring, version).await.unwrap(), [recorded.report]);
     let error = keys.rotate(&ring, Target::Pending(version), false).await.unwrap_err();
     assert!(matches!(error, KeyError::Calibration(_)), "{error}");
     assert_eq!(states(&keys, &ring).await, [State::Active, State::Pending]);

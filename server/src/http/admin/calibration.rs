@@ -19,8 +19,8 @@ use crate::keys::{Alias, Recorded, Version};
 
 pub(in super::super) async fn show(call: Call) -> Result<HttpResponse, ApiError> {
     let (alias, version) = (call.ring()?, call.version()?);
-    let report = call.service().node().keys().calibration(&alias, version).await?;
-    ok(&wire::CalibrationKept { alias: alias.to_string(), version: version.get(), report })
+    let reports = call.service().node().keys().calibrations(&alias, version).await?;
+    ok(&wire::CalibrationKept { alias: alias.to_string(), version: version.get(), reports })
 }
 
 /// With what the audit is told of it.
