@@ -192,6 +192,9 @@ struct Permits {
     most: usize,
 }
 
+/// About what the result of a row takes while it waits for those before it.
+const RESULT_BYTES: usize = 512;
+
 impl Permits {
     /// Waits for room; a batch larger than all of it goes alone. `false` if the run stopped meanwhile.
     fn acquire(&self, bytes: usize, progress: &Progress) -> bool {
@@ -225,6 +228,8 @@ enum Done {
     Open(usize),
     Batch(Box<Rendered>),
     Close(usize, Result<(), String>),
+    /// The thread that worked on it failed: it would be waited for in vain.
+    Died,
 }
 
 struct Rendered {
@@ -361,12 +366,14 @@ impl Work<'_> {
                 }
                 Ok(Ok(mut reader)) => loop {
                     let mut batch = Batch::default();
-                    match reader.fill(&mut batch) {
-                        Err(error) => break Err(error.to_string()),
-                        Ok(false) => break Ok(()),
-                        Ok(true) => {
-                            let bytes =
-                                batch.data.capacity() + batch.records.capacity() * size_of::<Record>();
+                    // A fault of ours on one file must not cost the others.
+                    match catch_unwind(AssertUnwindSafe(|| reader.fill(&mut batch))) {
+                        Err(_) => break Err("its reader failed; please report it".into()),
+                        Ok(Err(error)) => break Err(error.to_string()),
+                        Ok(Ok(false)) => break Ok(()),
+                        Ok(Ok(true)) => {
+                            let bytes = batch.data.capacity()
+                                + batch.records.capacity() * (size_of::<Record>() + RESULT_BYTES);
                             if !self.permits.acquire(bytes, self.progress)
                                 || !send(Item::Batch { shard, batch, bytes })
                             {
@@ -392,7 +399,9 @@ impl Work<'_> {
                 Item::Open(shard) => Done::Open(shard),
                 Item::Close(shard, ended) => Done::Close(shard, ended),
                 Item::Batch { shard, batch, bytes } => {
-                    Done::Batch(Box::new(self.render(&mut scratch, shard, &batch, bytes)))
+                    let rendered =
+                        catch_unwind(AssertUnwindSafe(|| self.render(&mut scratch, shard, &batch, bytes)));
+                    rendered.map_or(Done::Died, |rendered| Done::Batch(Box::new(rendered)))
                 }
             };
             if done.send((number, result)).is_err() {
@@ -519,6 +528,7 @@ impl<'a> Finish<'a, '_> {
             }
             Done::Batch(rendered) => self.batch(*rendered),
             Done::Close(shard, ended) => self.close(shard, ended),
+            Done::Died => Err(RunError::Pipeline("a thread failed; please report it".into())),
         }
     }
 

@@ -33,12 +33,19 @@ fn failed(path: &Path) -> impl Fn(io::Error) -> JobError + '_ {
     move |source| JobError::Io { path: path.into(), source }
 }
 
+/// Makes a folder and those above it; each that was missing is on disk in the one that holds it.
 fn make_folder(path: &Path) -> Result<(), JobError> {
+    let missing: Vec<&Path> =
+        path.ancestors().take_while(|above| !above.as_os_str().is_empty() && !above.exists()).collect();
     let mut builder = DirBuilder::new();
     builder.recursive(true);
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(path).map_err(failed(path))
+    builder.create(path).map_err(failed(path))?;
+    for above in missing.into_iter().rev().filter_map(Path::parent) {
+        sync_folder(if above.as_os_str().is_empty() { Path::new(".") } else { above })?;
+    }
+    Ok(())
 }
 
 /// For its owner alone.
