@@ -22,6 +22,8 @@ pub(crate) struct Judged {
     pub(crate) verdict: Verdict,
     /// The strongest hypothesis that was detected, by its place in the plan.
     pub(crate) detected: Option<usize>,
+    /// Its tokens, under the tokenizer that gives the most.
+    pub(crate) tokens: usize,
     /// The keyed hash of the normalised text, if it was asked for.
     pub(crate) hash: Option<OutputHash>,
 }
@@ -87,7 +89,7 @@ pub(crate) fn judge_text(
     let adjusted = adjusted.fold(least, |least, p| if p < least { p } else { least });
 
     let strongest = found.findings.first().map(|finding| finding.hypothesis);
-    let tokens = match strongest {
+    let colours = match strongest {
         Some(test) if plan.tokens && plan.tier >= Tier::Tokens => {
             Some(coloured(plan, test, &normal, &encodings, entropies, detector)?)
         }
@@ -103,10 +105,11 @@ pub(crate) fn judge_text(
     let detected = whole.map(|finding| finding.hypothesis).or_else(passage);
     let answer = match plan.tier {
         Tier::Public => wire::Detection::public(verdict.name(), band(adjusted)),
-        Tier::Full | Tier::Tokens => full(plan, &found, verdict, adjusted, normal.removed(), tokens),
+        Tier::Full | Tier::Tokens => full(plan, &found, verdict, adjusted, normal.removed(), colours),
     };
+    let tokens = encodings.iter().map(Encoding::len).max().unwrap_or_default();
     let hash = hasher.map(|hasher| hasher.hash(normal.text()));
-    Ok(Judged { answer, verdict, detected, hash })
+    Ok(Judged { answer, verdict, detected, tokens, hash })
 }
 
 /// What was found, with hypotheses by their places in the plan.

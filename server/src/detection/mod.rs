@@ -15,6 +15,7 @@ mod pool;
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Instant;
 
 use dandyroll_api::detect::{
     BatchRequest, BatchResponse, BatchResult, BatchText, DetectRequest, Detection, Look, TextItem,
@@ -35,6 +36,7 @@ pub use pool::{Pool, PoolError, PoolSettings, Ticket};
 
 use crate::audit::{Completion, Detail, DetailValue, Intent, Operation, Outcome, Subject};
 use crate::node::Node;
+use crate::telemetry::metrics::{DetectionRecord, Metrics};
 use crate::{AUDIT_WAIT, Asker};
 use judge::{GroupEntropies, Judged, encode, judge_text};
 use plan::{Defaults, plan, plan_again};
@@ -82,6 +84,7 @@ const MODEL_TURNS: usize = 4;
 
 struct Inner {
     node: Node,
+    metrics: Metrics,
     pool: Pool,
     tokenizers: Vec<Tokenizer>,
     settings: DetectionSettings,
@@ -153,6 +156,7 @@ impl Detecting {
     /// Starts the threads.
     pub fn start(
         node: Node,
+        metrics: Metrics,
         tokenizers: Vec<Tokenizer>,
         settings: DetectionSettings,
     ) -> std::io::Result<Self> {
@@ -162,6 +166,7 @@ impl Detecting {
         Ok(Self {
             inner: Arc::new(Inner {
                 node,
+                metrics,
                 pool,
                 tokenizers,
                 settings,
@@ -330,7 +335,21 @@ impl Detecting {
     /// One text without a model, on a thread of the pool.
     fn judge_here(&self, plan: &Plan, text: &str, detector: &mut Detector) -> Result<Judged, DetectionError> {
         self.check("text", text)?;
-        judge_text(plan, text, None, &GroupEntropies::new(), None, detector)
+        let began = Instant::now();
+        let judged = judge_text(plan, text, None, &GroupEntropies::new(), None, detector);
+        self.measured(plan, began, &judged);
+        judged
+    }
+
+    fn measured(&self, plan: &Plan, began: Instant, judged: &Result<Judged, DetectionError>) {
+        let Ok(Judged { verdict, tokens, .. }) = judged else { return };
+        let wide = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
+        self.inner.metrics.detection(&DetectionRecord {
+            verdict: verdict.name(),
+            tokens: wide(*tokens),
+            hypotheses: wide(plan.tests.len()),
+            took: began.elapsed(),
+        });
     }
 
     async fn in_bulk<T: Send + 'static>(
@@ -356,8 +375,22 @@ impl Detecting {
         Err(DetectionError::ModelRefused(why))
     }
 
-    /// Judges one text: in one job, or, if the plan needs the model, in two with the model between them.
     async fn judge(
+        &self,
+        plan: &Arc<Plan>,
+        text: String,
+        prompt: Option<String>,
+        ticket: Option<Ticket>,
+        hash: bool,
+    ) -> Result<Judged, DetectionError> {
+        let began = Instant::now();
+        let judged = self.judge_unmeasured(plan, text, prompt, ticket, hash).await;
+        self.measured(plan, began, &judged);
+        judged
+    }
+
+    /// Judges one text: in one job, or, if the plan needs the model, in two with the model between them.
+    async fn judge_unmeasured(
         &self,
         plan: &Arc<Plan>,
         text: String,

@@ -32,6 +32,7 @@ pub use wire::Answer;
 use crate::audit::{Completion, Detail, DetailValue, Intent, Operation, Subject};
 use crate::keys::{Alias, BadAlias};
 use crate::node::Node;
+use crate::telemetry::metrics::Metrics;
 use crate::{AUDIT_WAIT, Asker, Timestamp};
 use marking::{Defaults, Mark, Marking, Target, decide};
 use order::Prompts;
@@ -64,6 +65,7 @@ impl GenerationSettings {
 
 struct Inner {
     node: Node,
+    metrics: Metrics,
     models: Vec<Arc<dyn Model>>,
     settings: GenerationSettings,
     defaults: Defaults,
@@ -92,13 +94,14 @@ impl Generating {
     /// worker of the connection.
     pub fn new(
         node: Node,
+        metrics: Metrics,
         models: Vec<Arc<dyn Model>>,
         settings: GenerationSettings,
     ) -> Result<Self, BadAlias> {
         let alias: Alias = settings.default_alias.parse()?;
         let defaults = Defaults { alias, profile: settings.default_profile.clone() };
         let (runtime, started) = (Handle::current(), Timestamp::now());
-        Ok(Self { inner: Arc::new(Inner { node, models, settings, defaults, runtime, started }) })
+        Ok(Self { inner: Arc::new(Inner { node, metrics, models, settings, defaults, runtime, started }) })
     }
 
     /// The bounds.
@@ -176,6 +179,7 @@ impl Generating {
                 Arc::clone(&marking),
                 operation,
                 prompt_tokens,
+                self.inner.metrics.clone(),
             );
             drop(runtime.spawn(text.write(steps, sender.clone())));
         }

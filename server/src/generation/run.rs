@@ -1,6 +1,7 @@
 //! Texts in the making: one task for each, from its first token to its last row in the audit.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use dandyroll_api::openai::Watermark;
 use dandyroll_detector::Windows;
@@ -17,6 +18,7 @@ use super::{Decided, count};
 use crate::AUDIT_WAIT;
 use crate::audit::{Completion, Detail, Operation, Outcome, OutputHash};
 use crate::node::Node;
+use crate::telemetry::metrics::{GenerationRecord, Metrics};
 
 /// What happens to a text.
 #[derive(Debug)]
@@ -117,6 +119,10 @@ struct Counted {
     operation: Option<Operation>,
     counts: Counts,
     prompt_tokens: usize,
+    marked: bool,
+    began: Instant,
+    first_token: Option<Duration>,
+    metrics: Metrics,
 }
 
 impl Counted {
@@ -139,6 +145,14 @@ impl Drop for Counted {
         if let Some(operation) = self.operation.take() {
             operation.leave(&self.completion(Outcome::Interrupted));
         }
+        let wide = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
+        self.metrics.generation(&GenerationRecord {
+            prompt_tokens: wide(self.prompt_tokens),
+            generated_tokens: wide(self.counts.generated),
+            marked: self.marked,
+            first_token: self.first_token,
+            decode: self.began.elapsed().saturating_sub(self.first_token.unwrap_or_default()),
+        });
     }
 }
 
@@ -160,8 +174,17 @@ impl Text {
         marking: Decided,
         operation: Operation,
         prompt_tokens: usize,
+        metrics: Metrics,
     ) -> Self {
-        let counted = Counted { operation: Some(operation), counts: Counts::default(), prompt_tokens };
+        let counted = Counted {
+            operation: Some(operation),
+            counts: Counts::default(),
+            prompt_tokens,
+            marked: marking.mark.is_some(),
+            began: Instant::now(),
+            first_token: None,
+            metrics,
+        };
         Self { place, node, vocabulary, marking, counted, whole: String::new() }
     }
 
@@ -200,6 +223,8 @@ impl Text {
 
     fn token(&mut self, progress: Progress) -> Event {
         let Progress { step, text: piece, finish } = progress;
+        let began = self.counted.began;
+        self.counted.first_token.get_or_insert_with(|| began.elapsed());
         let counts = &mut self.counted.counts;
         counts.generated += 1;
         counts.eligible += usize::from(matches!(step.marked, Some(Step::Biased | Step::LowEntropy)));

@@ -143,9 +143,11 @@ impl Application {
         let keks = Arc::new(settings.keks(&store).await?);
         let node = Node::join(store, keks, checkpoints).await?;
         let Models { models, tokenizers } = models;
-        let detecting = Detecting::start(node.clone(), tokenizers, settings.detection.clone())
-            .map_err(StartError::Threads)?;
-        let generating = Generating::new(node.clone(), models, settings.generation.clone())
+        let metrics = Metrics::new()?;
+        let detecting =
+            Detecting::start(node.clone(), metrics.clone(), tokenizers, settings.detection.clone())
+                .map_err(StartError::Threads)?;
+        let generating = Generating::new(node.clone(), metrics.clone(), models, settings.generation.clone())
             .map_err(|_| StartError::DefaultRing(settings.generation.default_alias.clone()))?;
         let jobs = Jobs::open(node.clone(), detecting.clone(), settings.jobs.clone()).await?;
         let http = settings.http.clone();
@@ -154,7 +156,7 @@ impl Application {
             detecting,
             generating,
             jobs,
-            metrics: Metrics::new()?,
+            metrics,
             limits: Limits::new(),
             runtime: Handle::current(),
             checkpoints: settings.audit.checkpoint_file.clone(),

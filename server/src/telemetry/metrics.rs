@@ -38,11 +38,9 @@ pub struct GenerationRecord {
     pub generated_tokens: u64,
     /// Whether they were marked.
     pub marked: bool,
-    /// Waiting for the model.
-    pub queued: Duration,
-    /// Reading the prompt.
-    pub prefill: Duration,
-    /// Generating.
+    /// Until the first token: waiting for the model and reading the prompt. `None` if there was none.
+    pub first_token: Option<Duration>,
+    /// From the first token to the end.
     pub decode: Duration,
 }
 
@@ -55,7 +53,7 @@ pub struct DetectionRecord {
     pub tokens: u64,
     /// Hypotheses tried.
     pub hypotheses: u64,
-    /// From admission to verdict.
+    /// Judging it, waiting for a model included.
     pub took: Duration,
 }
 
@@ -116,11 +114,14 @@ impl Metrics {
         );
         counter("dandyroll_prompt_tokens_total", "Tokens of prompts");
         counter("dandyroll_generated_tokens_total", "Tokens generated");
-        seconds("dandyroll_generation_seconds", "Stages of a generation");
-        counter("dandyroll_detections_total", "Detections by verdict");
+        seconds(
+            "dandyroll_generation_seconds",
+            "Stages of a text: until its first token, and from there to its end",
+        );
+        counter("dandyroll_detections_total", "Texts judged, by verdict");
         counter("dandyroll_detected_tokens_total", "Tokens of texts looked at");
         counter("dandyroll_hypotheses_total", "Hypotheses tried");
-        seconds("dandyroll_detection_seconds", "From admission to verdict");
+        seconds("dandyroll_detection_seconds", "Judging a text, waiting for a model included");
         gauge("dandyroll_ready", "1 if requests should be sent here");
         gauge("dandyroll_store_up", "1 if the database answered at the last try");
         gauge("dandyroll_key_versions", "Key versions in memory by state");
@@ -172,10 +173,9 @@ impl Metrics {
         let marked = [("marked", if record.marked { "yes" } else { "no" })];
         self.count("dandyroll_prompt_tokens_total", &[], record.prompt_tokens);
         self.count("dandyroll_generated_tokens_total", &marked, record.generated_tokens);
-        for (stage, took) in
-            [("queued", record.queued), ("prefill", record.prefill), ("decode", record.decode)]
-        {
-            self.seconds("dandyroll_generation_seconds", &[("stage", stage)], took);
+        if let Some(first_token) = record.first_token {
+            self.seconds("dandyroll_generation_seconds", &[("stage", "first_token")], first_token);
+            self.seconds("dandyroll_generation_seconds", &[("stage", "decode")], record.decode);
         }
     }
 
@@ -253,8 +253,7 @@ mod tests {
             prompt_tokens: 5,
             generated_tokens: 7,
             marked: true,
-            queued: took,
-            prefill: took,
+            first_token: Some(took),
             decode: took,
         });
         metrics.detection(&DetectionRecord { verdict: "detected", tokens: 9, hypotheses: 2, took });

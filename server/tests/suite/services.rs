@@ -20,6 +20,7 @@ use dandyroll_server::generation::{
 use dandyroll_server::keys::{Alias, NewRing, Target, Version};
 use dandyroll_server::node::Node;
 use dandyroll_server::store::{EntryFilter, StoredEntry};
+use dandyroll_server::telemetry::metrics::Metrics;
 use dandyroll_server::tokens::{Grant, Policy, Scope};
 use dandyroll_server::{Asker, Timestamp};
 use dandyroll_vocab::normalise;
@@ -67,8 +68,10 @@ async fn world(place: &Place, settings: DetectionSettings) -> World {
     node.refresh().await.unwrap();
     node.refresh().await.unwrap();
     let models: Vec<Arc<dyn Model>> = vec![Arc::new(FixtureModel(Arc::clone(&fixture)))];
-    let generating = Generating::new(node.clone(), models, GenerationSettings::standard()).unwrap();
-    let detecting = Detecting::start(node.clone(), vec![fixture.tokenizer()], settings).unwrap();
+    let metrics = Metrics::new().unwrap();
+    let generating =
+        Generating::new(node.clone(), metrics.clone(), models, GenerationSettings::standard()).unwrap();
+    let detecting = Detecting::start(node.clone(), metrics, vec![fixture.tokenizer()], settings).unwrap();
     World { node, generating, detecting }
 }
 
@@ -433,7 +436,8 @@ async fn windows_of_a_profile_s_background_list_are_not_scored(place: Place) {
 
     let tokenizer = Tokenizer { backgrounds: vec![Arc::new(list)], ..fixture.tokenizer() };
     let settings = DetectionSettings::standard();
-    let detecting = Detecting::start(world.node.clone(), vec![tokenizer], settings).unwrap();
+    let detecting =
+        Detecting::start(world.node.clone(), Metrics::new().unwrap(), vec![tokenizer], settings).unwrap();
     let found = detecting.detect(&reader(), request).await.unwrap().findings.unwrap();
     // No window of this text comes twice.
     let scored = |id: &str| {

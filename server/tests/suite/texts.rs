@@ -168,6 +168,17 @@ async fn text_from_the_service_is_detected_by_the_service(place: Place) {
         reply["usage"]["prompt_tokens"].as_u64().unwrap()
             + reply["usage"]["completion_tokens"].as_u64().unwrap()
     );
+    let metrics = server.get("/metrics").await.text;
+    let value = |name: &str| {
+        let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("{name}: {metrics}")).parse::<f64>().unwrap()
+    };
+    assert!(metrics.contains("dandyroll_detections_total{verdict=\"detected\"} 2\n"), "{metrics}");
+    assert!(metrics.contains("dandyroll_hypotheses_total 4\n"), "{metrics}");
+    assert!(value("dandyroll_detected_tokens_total") >= 200.0);
+    assert!(value("dandyroll_generated_tokens_total{marked=\"yes\"}") >= 220.0);
+    assert!(value("dandyroll_generation_seconds_count{stage=\"first_token\"}") >= 4.0);
+    assert!(value("dandyroll_generation_seconds_sum{stage=\"decode\"}") > 0.0);
     server.stop().await;
 }
 
