@@ -1,213 +1,235 @@
 """Find the marks that Dandyroll writes into the output of language models.
 
     >>> from dandyroll import Detector
-    >>> detector = Detector("tokenizer.json", key_files=["my.key"])
-    >>> detector.detect(["some text", "another"])          # a pyarrow.Table, one row for each text
-    >>> detector.detect_one("some text")                   # a dict
+    >>> detector = Detector("model/tokenizer.json", key_files=["my.key"])
+    >>> detector.detect(["some text", "another"])  # a pyarrow.Table, one row for each text
+    >>> detector.detect_one("some text")           # its row as a dict
 
-Everything is decided by the Rust crates that the command line ``dandyroll`` uses: the numbers are the same. Marking
-text while ``transformers`` generates it is :mod:`dandyroll.transformers`.
+Keys, profiles, tokenising, counting and verdicts are the Rust code of the command line: columns and numbers are those of
+``dandyroll detect --output``, bit for bit. Texts are judged without a model. Marking what ``transformers`` generates is
+:mod:`dandyroll.transformers`; the keyed function itself :mod:`dandyroll.scheme`.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Union
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
 
-from ._core import Batch, CoreDetector, __version__
+import pyarrow as pa
 
-if TYPE_CHECKING:
-    import pyarrow as pa
+from ._core import ALPHA, MIN_SCORED, CoreDetector, __version__
 
-    Texts = Union[Sequence["str | None"], pa.Array, pa.ChunkedArray]
+__all__ = ["SCHEMA", "Detector", "__version__"]
 
-__all__ = ["Detector", "__version__"]
+#: What names a file.
+PathLike: TypeAlias = str | os.PathLike[str]
 
-_VERDICTS = ["detected", "inconclusive", "not_detected", "too_short"]
-_MODE = "model-free"
+_KEYED = [("key_id", pa.string())]
+_COUNTS = [("scored", pa.int64()), ("green", pa.int64())]
+_P = [("log10_p", pa.float64()), ("log10_p_adjusted", pa.float64())]
 
+#: The columns of :meth:`Detector.detect`. All but ``findings`` and ``spans`` can be null.
+SCHEMA: pa.Schema = pa.schema(
+    [
+        pa.field("verdict", pa.string()),
+        pa.field("tokens", pa.int64()),
+        pa.field("log10_p_adjusted", pa.float64()),
+        pa.field("key_id", pa.string()),
+        pa.field("profile", pa.string()),
+        pa.field("mode", pa.string()),
+        pa.field("scored", pa.int64()),
+        pa.field("green", pa.int64()),
+        pa.field("z", pa.float64()),
+        pa.field("log10_p", pa.float64()),
+        pa.field("hypotheses", pa.int32()),
+        pa.field("error_kind", pa.string()),
+        pa.field("error_reason", pa.string()),
+        pa.field(
+            "findings",
+            pa.list_(
+                pa.struct(
+                    [*_KEYED, ("profile", pa.string()), ("verdict", pa.string()), *_COUNTS, ("z", pa.float64()), *_P]
+                )
+            ),
+        ),
+        pa.field("spans", pa.list_(pa.struct([("start_char", pa.int64()), ("end_char", pa.int64()), *_COUNTS, *_P, *_KEYED]))),
+    ]
+)
 
-def _arrow() -> Any:
-    try:
-        import pyarrow
-    except ImportError:
-        raise ImportError("tables need pyarrow: pip install 'dandyroll[arrow]'") from None
-    return pyarrow
+_BUILT_IN = ("prose-v1", "code-v1")
+_Column: TypeAlias = tuple[int, list[bytes | None]]
 
 
 class Detector:
-    """Looks for marks in texts, model-free: every position counts.
+    """Looks for marks in texts, without a model: every position counts.
 
-    Safe to use from many threads; the interpreter's lock is released while texts are judged.
+    Reads its files once. It never changes afterwards: many threads may use one detector at the same time, and the
+    interpreter's lock is released while texts are judged. A pickled detector holds the paths of its files, made
+    absolute, and never a key; unpickling reads them again, there where it happens.
 
-    :param tokenizer: the ``tokenizer.json`` of the model that wrote the texts.
-    :param key_files: key files as ``dandyroll keygen`` makes them; only their owner may read them (0600). Verdicts are
-        corrected for their number.
-    :param profile: ``prose-v1``, ``code-v1`` or a file as ``dandyroll profiles show`` prints it.
-    :param alpha: a text is detected at an adjusted p of at most this.
-    :param min_scored: a text with fewer distinct (context, token) pairs is too short.
-    :param spans: look for the passages that carry a mark, too; every p is corrected for that search as well.
-    :param threads: threads for one batch. Engines that run many tasks at once want 1.
+    Args:
+        tokenizer: the ``tokenizer.json`` of the model that wrote the texts, or the model directory it lies in.
+        key_files: key files as ``dandyroll keygen`` makes them, which only their owner may read (mode 0600). Several
+            keys are several hypotheses, and p is corrected for their number (Holm).
+        profile: ``prose-v1``, ``code-v1``, or a file as ``dandyroll profiles show`` prints it. It says γ, h and seeding.
+        background: the list of windows left unscored, needed if and only if the profile names one.
+        alpha: α, the chance of a false detection in one text, above 0 and up to 0.05. Texts are ``detected`` at an
+            adjusted p of at most α. On dumps of millions, think of the number of texts.
+        min_scored: a text with fewer distinct (context, token) pairs is ``too_short``.
+        spans: also search for the passages that carry a mark. Every p is then corrected for that search, too, and a
+            text costs several times as much.
+        max_document_bytes: a longer text, in bytes of UTF-8, is a row with an error. At most 64 MiB.
+        threads: threads for one batch. Engines that run many tasks on a machine want 1.
+
+    Raises:
+        ValueError: a file or a number that cannot be used; the message names it, and no message holds a key.
     """
 
     def __init__(
         self,
-        tokenizer: str | os.PathLike[str],
-        key_files: Sequence[str | os.PathLike[str]],
-        profile: str | os.PathLike[str] = "prose-v1",
+        tokenizer: PathLike,
+        key_files: Sequence[PathLike],
+        profile: PathLike = "prose-v1",
         *,
-        alpha: float = 1e-5,
-        min_scored: int = 16,
+        background: PathLike | None = None,
+        alpha: float = ALPHA,
+        min_scored: int = MIN_SCORED,
         spans: bool = False,
+        max_document_bytes: int = 8 << 20,
         threads: int = 1,
     ) -> None:
         if isinstance(key_files, (str, bytes, os.PathLike)):
             raise TypeError("key_files is a list of paths, not one path")
-        paths = [os.fspath(path) for path in key_files]
-        self._spans = spans
-        self._core = CoreDetector(
-            os.fspath(tokenizer), os.fspath(profile), paths, alpha, min_scored, spans, threads
-        )
+        self._settings: dict[str, Any] = {
+            "tokenizer": _absolute(tokenizer),
+            "key_files": [_absolute(path) for path in key_files],
+            "profile": profile if profile in _BUILT_IN else _absolute(profile),
+            "background": None if background is None else _absolute(background),
+            "alpha": alpha,
+            "min_scored": min_scored,
+            "spans": spans,
+            "max_document_bytes": max_document_bytes,
+            "threads": threads,
+        }
+        settings = dict(self._settings)
+        # A name that is neither built in nor a file is shown as it was given.
+        if not Path(settings["profile"]).exists():
+            settings["profile"] = os.fspath(profile)
+        settings["max_document"] = settings.pop("max_document_bytes")
+        self._core = CoreDetector(**settings)
 
     def __repr__(self) -> str:
         return f"Detector(profile={self.profile!r}, key_ids={self.key_ids!r})"
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _again, (self._settings,)
+
     @property
     def key_ids(self) -> list[str]:
-        """Ids of the keys looked for, in the order given."""
+        """Ids of the keys that are looked for, in the order given."""
         return self._core.key_ids
 
     @property
     def profile(self) -> str:
-        """The profile's id, or its name where the id depends on a model."""
+        """The profile's id; its name where the id depends on a model."""
         return self._core.profile
 
-    def _batch(self, texts: Texts) -> Batch:
-        if type(texts).__module__.startswith("pyarrow"):
-            return self._from_arrow(texts)
-        if isinstance(texts, (str, bytes)):
-            raise TypeError("detect takes a list of texts; detect_one takes one")
-        return self._core.detect(list(texts))
+    def detect(self, texts: Iterable[str | None] | pa.Array | pa.ChunkedArray) -> pa.Table:
+        """Judges texts: a table of :data:`SCHEMA` with one row for each, in order.
 
-    def _from_arrow(self, texts: Any) -> Batch:
-        pa = _arrow()
-        if isinstance(texts, pa.ChunkedArray):
-            texts = texts.combine_chunks()
-            if isinstance(texts, pa.ChunkedArray):
-                texts = pa.concat_arrays(texts.chunks) if texts.num_chunks else pa.array([], pa.string())
-        if pa.types.is_dictionary(texts.type) or str(texts.type) == "string_view":
-            texts = texts.cast(pa.large_string())
-        if not (pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type)):
-            raise TypeError(f"texts are {texts.type}, not strings")
-        validity, offsets, data = texts.buffers()
-        width = 8 if pa.types.is_large_string(texts.type) else 4
-        return self._core.detect_buffers(
-            data.to_pybytes() if data is not None else b"",
-            offsets.to_pybytes() if offsets is not None else bytes(width),
-            width,
-            validity.to_pybytes() if validity is not None else None,
-            texts.offset,
-            len(texts),
-        )
+        ``verdict`` is ``detected``, ``not_detected``, ``inconclusive`` (adjusted p between α and 10⁻³) or
+        ``too_short``; none of them says who wrote a text. ``log10_p_adjusted`` is the least p of the text, adjusted for
+        all hypotheses (and windows, with ``spans``), as a decimal logarithm. Of the strongest finding: ``key_id``,
+        ``scored`` (n, distinct pairs), ``green`` (k), ``z``, ``log10_p`` (raw), ``hypotheses`` (how many p was adjusted
+        for). ``findings`` has one for each key, ``spans`` the passages: characters (Unicode scalar values) from 0, the
+        end exclusive. A text that cannot be judged, a null among them, is a row with ``error_kind`` and
+        ``error_reason``, and everything else null: it never costs the others.
 
-    def detect(self, texts: Texts) -> pa.Table:
-        """Judges texts and gives a table with one row for each, in order.
+        Args:
+            texts: strings and ``None``; or an Arrow array or chunked array of (large) strings, string views or a
+                dictionary of strings, sliced or not.
 
-        The columns are those of ``dandyroll detect --output --format parquet``: ``verdict``, ``tokens``,
-        ``log10_p_adjusted``; of the strongest finding ``key_id``, ``profile``, ``mode``, ``scored``, ``green``, ``z``,
-        ``log10_p``, ``hypotheses``; ``error`` where a text could not be judged; ``spans`` if they were asked for.
+        Raises:
+            TypeError: something that is no text at all, with its place.
         """
-        pa = _arrow()
-        batch = self._batch(texts)
-        count = len(batch)
-
-        def numbers(name: str, kind: Any) -> Any:
-            validity, values = batch.numbers(name)
-            return pa.Array.from_buffers(kind, count, [pa.py_buffer(validity), pa.py_buffer(values)])
-
-        def named(codes: Any, names: list[str]) -> Any:
-            return pa.array(names, pa.string()).take(codes)
-
-        def constant(value: str, like: Any) -> Any:
-            return named(pa.compute.multiply(like, 0), [value])
-
-        import pyarrow.compute  # noqa: F401  (pa.compute)
-
-        key = numbers("key", pa.int64())
-        errors: list[str | None] = [None] * count
-        for at, reason in batch.errors():
-            errors[at] = reason
-        columns = {
-            "verdict": named(numbers("verdict", pa.int64()), _VERDICTS),
-            "tokens": numbers("tokens", pa.int64()),
-            "log10_p_adjusted": numbers("log10_p_adjusted", pa.float64()),
-            "key_id": named(key, self.key_ids),
-            "profile": constant(self.profile, key),
-            "mode": constant(_MODE, key),
-            "scored": numbers("scored", pa.int64()),
-            "green": numbers("green", pa.int64()),
-            "z": numbers("z", pa.float64()),
-            "log10_p": numbers("log10_p", pa.float64()),
-            "hypotheses": numbers("hypotheses", pa.int64()),
-            "error": pa.array(errors, pa.string()),
-        }
-        if self._spans:
-            spans = [self._spans_of(batch, at) for at in range(count)]
-            columns["spans"] = pa.array(spans, pa.list_(_span_type(pa)))
-        return pa.table(columns)
+        if isinstance(texts, (pa.Array, pa.ChunkedArray)):
+            columns = self._core.detect_arrow([_chunk(chunk) for chunk in _string_chunks(texts)])
+        elif isinstance(texts, (str, bytes)):
+            raise TypeError("detect takes a batch of texts; detect_one takes one")
+        else:
+            columns = self._core.detect(texts)
+        return _table({name: (length, buffers) for name, length, buffers in columns})
 
     def detect_one(self, text: str) -> dict[str, Any]:
-        """Judges one text; raises ``ValueError`` if it cannot be judged. All findings are in ``findings``."""
-        batch = self._core.detect([text])
-        if errors := batch.errors():
-            raise ValueError(errors[0][1])
-        findings = [
-            {
-                "key_id": self.key_ids[key],
-                "profile": self.profile,
-                "mode": _MODE,
-                "verdict": verdict,
-                "scored": scored,
-                "green": green,
-                "z": z,
-                "log10_p": log10_p,
-                "hypotheses": hypotheses,
-                "log10_p_adjusted": adjusted,
-            }
-            for key, verdict, scored, green, z, log10_p, hypotheses, adjusted in batch.findings(0)
-        ]
-        return {
-            "verdict": _VERDICTS[int.from_bytes(batch.numbers("verdict")[1], "little")],
-            "tokens": int.from_bytes(batch.numbers("tokens")[1], "little"),
-            "findings": findings,
-        } | ({"spans": self._spans_of(batch, 0)} if self._spans else {})
+        """Judges one text and gives its row of :meth:`detect` as a dict.
 
-    def _spans_of(self, batch: Batch, at: int) -> list[dict[str, Any]]:
-        return [
-            {
-                "start_char": start,
-                "end_char": end,
-                "scored": scored,
-                "green": green,
-                "log10_p": log10_p,
-                "log10_p_adjusted": adjusted,
-                "key_id": self.key_ids[key],
-            }
-            for key, start, end, scored, green, log10_p, adjusted in batch.spans(at)
-        ]
+        Raises:
+            ValueError: the text cannot be judged.
+        """
+        [row] = self.detect([text]).to_pylist()
+        if row["error_kind"] is not None:
+            raise ValueError(f"{row['error_reason']} ({row['error_kind']})")
+        del row["error_kind"], row["error_reason"]
+        return dict(row)
 
 
-def _span_type(pa: Any) -> Any:
-    whole, number = pa.int64(), pa.float64()
-    return pa.struct(
-        [
-            ("start_char", whole),
-            ("end_char", whole),
-            ("scored", whole),
-            ("green", whole),
-            ("log10_p", number),
-            ("log10_p_adjusted", number),
-            ("key_id", pa.string()),
-        ]
-    )
+def _absolute(path: PathLike) -> str:
+    return os.path.abspath(os.fspath(path))  # noqa: PTH100  (Path.absolute leaves `..` in)
+
+
+def _again(settings: Mapping[str, Any]) -> Detector:
+    """What a pickle calls."""
+    return Detector(**settings)
+
+
+def _string_chunks(texts: pa.Array | pa.ChunkedArray) -> list[pa.Array]:
+    chunks = texts.chunks if isinstance(texts, pa.ChunkedArray) else [texts]
+    plain = pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type)
+    if plain:
+        return chunks
+    values = texts.type.value_type if pa.types.is_dictionary(texts.type) else texts.type
+    if pa.types.is_null(values) or any(of(values) for of in (pa.types.is_string, pa.types.is_large_string, _is_view)):
+        return [chunk.cast(pa.large_string()) for chunk in chunks]
+    raise TypeError(f"the Arrow column is of type {texts.type}, not of strings")
+
+
+def _is_view(kind: pa.DataType) -> bool:
+    return str(kind) == "string_view"
+
+
+def _chunk(texts: pa.Array) -> tuple[bytes, bytes, int, bytes | None, int, int]:
+    """The buffers of an array, cut to its own rows: slices of a large array must not copy all of it."""
+    width = 8 if pa.types.is_large_string(texts.type) else 4
+    validity, offsets, data = texts.buffers()
+    if len(texts) == 0 or offsets is None:
+        return b"", b"", width, None, 0, 0
+    own = offsets.slice(texts.offset * width, (len(texts) + 1) * width).to_pybytes()
+    first, last = _offset(own[:width]), _offset(own[-width:])
+    held = b"" if data is None else data.slice(first, max(0, last - first)).to_pybytes()
+    if validity is None:
+        return held, own, width, None, 0, len(texts)
+    from_byte, bit = divmod(texts.offset, 8)
+    bits = validity.slice(from_byte, (bit + len(texts) + 7) // 8).to_pybytes()
+    return held, own, width, bits, bit, len(texts)
+
+
+def _offset(number: bytes) -> int:
+    return int.from_bytes(number, sys.byteorder, signed=True)
+
+
+def _table(columns: Mapping[str, _Column]) -> pa.Table:
+    def array(name: str, kind: pa.DataType) -> pa.Array:
+        length, buffers = columns[name]
+        held = [None if buffer is None else pa.py_buffer(buffer) for buffer in buffers]
+        if not pa.types.is_list(kind):
+            return pa.Array.from_buffers(kind, length, held)
+        item = kind.value_type
+        fields = [item.field(at) for at in range(item.num_fields)]
+        children = [array(f"{name}.{field.name}", field.type) for field in fields]
+        items = pa.StructArray.from_arrays(children, fields=fields)
+        return pa.Array.from_buffers(kind, length, held, children=[items])
+
+    return pa.Table.from_arrays([array(field.name, field.type) for field in SCHEMA], schema=SCHEMA)

@@ -1,46 +1,45 @@
-"""Types of the native part. Use :class:`dandyroll.Detector` and :mod:`dandyroll.transformers` instead."""
+"""Types of the native part. Use :mod:`dandyroll`, :mod:`dandyroll.transformers` and :mod:`dandyroll.scheme` instead."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+
+from typing_extensions import Buffer
 
 __version__: str
-
-class Batch:
-    key_ids: list[str]
-    def __len__(self) -> int: ...
-    def numbers(self, name: str) -> tuple[bytes, bytes]: ...
-    def errors(self) -> list[tuple[int, str]]: ...
-    def findings(
-        self, at: int
-    ) -> list[tuple[int, str, int, int, float | None, float, int, float]]: ...
-    def spans(self, at: int) -> list[tuple[int, int, int, int, int, float, float]]: ...
+ALPHA: float
+MIN_SCORED: int
 
 class CoreDetector:
     key_ids: list[str]
     profile: str
     def __init__(
         self,
+        *,
         tokenizer: str,
         profile: str,
         key_files: Sequence[str],
+        background: str | None,
         alpha: float,
         min_scored: int,
         spans: bool,
+        max_document: int,
         threads: int,
     ) -> None: ...
-    def detect(self, texts: Sequence[str | None]) -> Batch: ...
-    def detect_buffers(
-        self,
-        data: bytes,
-        offsets: bytes,
-        offset_bytes: int,
-        validity: bytes | None,
-        start: int,
-        length: int,
-    ) -> Batch: ...
+    def detect(self, texts: Iterable[str | None]) -> list[tuple[str, int, list[bytes | None]]]: ...
+    def detect_arrow(
+        self, chunks: Sequence[tuple[bytes, bytes, int, bytes | None, int, int]]
+    ) -> list[tuple[str, int, list[bytes | None]]]: ...
 
 class CoreMarker:
     key_id: str
     profile_id: str
     context_width: int
+    entropy_threshold: float | None
     def __init__(self, tokenizer: str, profile: str, key_file: str) -> None: ...
-    def apply(self, generated: Sequence[int], logits: bytes) -> tuple[bytes, str]: ...
+    def apply(self, generated: Sequence[Sequence[int]], logits: Buffer) -> list[str]: ...
+
+class CoreLists:
+    key_id: str
+    def __init__(self, key_file: str, tokenizer_sha256: str, context_width: int, seeding: str) -> None: ...
+    def words(self, context: Sequence[int], tokens: Sequence[int]) -> list[int]: ...
+    def vocabulary(self, context: Sequence[int], size: int) -> bytes: ...
+    def green(self, context: Sequence[int], tokens: Sequence[int], gamma: float) -> list[bool]: ...
