@@ -2,63 +2,84 @@
 
     python detect.py INPUT OUTPUT --tokenizer tokenizer.json --key-file /run/secrets/my.key
 
-INPUT is a Parquet file or folder with `id` and `text`; OUTPUT gets Parquet with the id and the columns of
-`dandyroll.Detector.detect`. The key is named by path only: the file has to lie there on every node, readable by Ray's user
-alone. No task and no log ever holds it.
+INPUT is Parquet with a column of texts and one of ids; OUTPUT gets Parquet with the id and the columns of
+`dandyroll.SCHEMA`. Keys are named by path only: the file has to lie there on every node, readable by Ray's user alone.
+No task and no log ever holds one.
 """
 
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 import pyarrow as pa
 import ray
+import ray.data
 
 
 class Judge:
-    """An actor of Ray Data: reads the tokenizer and the key once, on its node."""
+    """An actor of Ray Data: reads tokenizer and keys once, on its node."""
 
-    def __init__(self, tokenizer: str, key_files: list[str], profile: str, alpha: float) -> None:
+    def __init__(self, settings: dict[str, Any]) -> None:
         from dandyroll import Detector
 
-        self.detector = Detector(tokenizer, key_files, profile, alpha=alpha)
+        self.detector = Detector(**settings)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
+        """A row for each text."""
         found = self.detector.detect(batch["text"])
-        return found.add_column(0, "id", batch["id"].cast(pa.string()))
+        return found.add_column(0, "id", batch["id"])
 
 
 def detect(
-    data: ray.data.Dataset, tokenizer: str, key_files: list[str], profile: str, alpha: float, workers: int
+    data: ray.data.Dataset, actors: int, text: str = "text", identity: str = "id", **settings: Any
 ) -> ray.data.Dataset:
-    """A row for each of `data`, which has `id` and `text`."""
-    return data.select_columns(["id", "text"]).map_batches(
-        Judge,
-        fn_constructor_args=(tokenizer, key_files, profile, alpha),
-        batch_format="pyarrow",
-        batch_size=1024,
-        compute=ray.data.ActorPoolStrategy(size=workers),
+    """A row for each of `data`: its id and the columns of `dandyroll.SCHEMA`.
+
+    `settings` are the arguments of `dandyroll.Detector`: paths and numbers, which is all that Ray sends to its actors.
+    One thread an actor: Ray reserves a core for each.
+    """
+    return (
+        data.select_columns([identity, text])
+        .rename_columns({identity: "id", text: "text"})
+        .map_batches(
+            Judge,
+            fn_constructor_args=(settings,),
+            batch_format="pyarrow",
+            batch_size=1024,
+            compute=ray.data.ActorPoolStrategy(size=actors),
+        )
     )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("input")
     parser.add_argument("output")
-    parser.add_argument("--tokenizer", required=True)
-    parser.add_argument("--key-file", action="append", required=True)
-    parser.add_argument("--profile", default="prose-v1")
+    parser.add_argument("--text-field", default="text")
+    parser.add_argument("--id-field", default="id")
+    parser.add_argument("--tokenizer", required=True, help="tokenizer.json, at this path on every node")
+    parser.add_argument("--key-file", action="append", required=True, help="at this path on every node, mode 0600")
+    parser.add_argument("--profile", default="prose-v1", help="built in, or a file at this path on every node")
+    parser.add_argument("--background", help="the profile's background list, at this path on every node")
     parser.add_argument("--alpha", type=float, default=1e-5)
-    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--spans", action="store_true")
+    parser.add_argument("--actors", type=int, default=2, help="actors that judge, a core each")
     arguments = parser.parse_args()
-    detect(
+    found = detect(
         ray.data.read_parquet(arguments.input),
-        arguments.tokenizer,
-        arguments.key_file,
-        arguments.profile,
-        arguments.alpha,
-        arguments.workers,
-    ).write_parquet(arguments.output)
+        arguments.actors,
+        arguments.text_field,
+        arguments.id_field,
+        tokenizer=arguments.tokenizer,
+        key_files=arguments.key_file,
+        profile=arguments.profile,
+        background=arguments.background,
+        alpha=arguments.alpha,
+        spans=arguments.spans,
+    )
+    found.write_parquet(arguments.output)
 
 
 if __name__ == "__main__":
