@@ -6,8 +6,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use dandyroll_detector::{
-    Background, Colour as Found, Detector, Evidence, Finding, Hypothesis, Mode, Policy, Report,
-    Span, Text, Verdict,
+    Background, Colour as Found, Detector, Evidence, Finding, Hypothesis, Mode, Policy, Report, Span, Text,
+    Verdict,
 };
 use dandyroll_dumps::{Judge, Wanted};
 use dandyroll_files::profile::ModelFree;

@@ -71,7 +71,9 @@ pub enum ListError {
         what: &'static str,
     },
     /// The profile names a list, and none is given.
-    #[error("the profile names the background list {0}: give its file (--background FILE; in Python background=)")]
+    #[error(
+        "the profile names the background list {0}: give its file (--background FILE; in Python background=)"
+    )]
     Needed(Sha256Digest),
     /// A list is given, and the profile names none.
     #[error(

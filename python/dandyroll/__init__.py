@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 
 import pyarrow as pa
 
-from ._core import ALPHA, MIN_SCORED, CoreDetector, __version__
+from ._core import MIN_SCORED, CoreDetector, __version__
 
 __all__ = ["SCHEMA", "Detector", "__version__"]
 
@@ -95,7 +95,7 @@ class Detector:
         profile: PathLike = "prose-v1",
         *,
         background: PathLike | None = None,
-        alpha: float = ALPHA,
+        alpha: float = 1e-5,
         min_scored: int = MIN_SCORED,
         spans: bool = False,
         max_document_bytes: int = 8 << 20,

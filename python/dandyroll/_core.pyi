@@ -5,7 +5,6 @@ from collections.abc import Iterable, Sequence
 from typing_extensions import Buffer
 
 __version__: str
-ALPHA: float
 MIN_SCORED: int
 
 class CoreDetector:

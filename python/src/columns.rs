@@ -43,8 +43,9 @@ fn fixed<const N: usize>(name: &'static str, values: &[Option<[u8; N]>]) -> Colu
 /// Arrow's own limit for strings and lists; results of a batch come near it only by mistake.
 fn offset(value: usize) -> PyResult<[u8; 4]> {
     let fits = i32::try_from(value);
-    fits.map(i32::to_ne_bytes)
-        .map_err(|_| PyOverflowError::new_err("the batch is too large: its results pass 2^31 bytes or findings"))
+    fits.map(i32::to_ne_bytes).map_err(|_| {
+        PyOverflowError::new_err("the batch is too large: its results pass 2^31 bytes or findings")
+    })
 }
 
 /// Strings.
@@ -100,17 +101,20 @@ pub(crate) fn columns(judge: &Judge, rows: &[Outcome]) -> PyResult<Vec<Column>> 
     };
     let verdicts: Vec<_> = judged.iter().map(|found| found.map(|found| found.verdict.name())).collect();
     let keys: Vec<_> = strongest.iter().map(|found| found.and_then(|found| key(found.wanted))).collect();
-    let profiles: Vec<_> = strongest.iter().map(|found| found.and_then(|found| profile(found.wanted))).collect();
+    let profiles: Vec<_> =
+        strongest.iter().map(|found| found.and_then(|found| profile(found.wanted))).collect();
     let modes: Vec<_> = strongest.iter().map(|found| found.map(|_| MODE)).collect();
     let hypotheses: Vec<_> = strongest
         .iter()
         .map(|found| found.map(|found| i32::try_from(found.hypotheses).unwrap_or(i32::MAX).to_ne_bytes()))
         .collect();
     let kinds: Vec<_> = rows.iter().map(|row| row.as_ref().err().map(|fault| fault.kind.name())).collect();
-    let reasons: Vec<_> = rows.iter().map(|row| row.as_ref().err().map(|fault| fault.reason.as_str())).collect();
+    let reasons: Vec<_> =
+        rows.iter().map(|row| row.as_ref().err().map(|fault| fault.reason.as_str())).collect();
 
     let findings: Vec<&Judged> = judged.iter().flatten().flat_map(|found| &found.findings).collect();
-    let passages_of = |found: &Option<&Judgement>| found.and_then(|found| found.passages.as_ref()).map_or(0, Vec::len);
+    let passages_of =
+        |found: &Option<&Judgement>| found.and_then(|found| found.passages.as_ref()).map_or(0, Vec::len);
     let passages: Vec<&Passage> =
         judged.iter().flatten().filter_map(|found| found.passages.as_ref()).flatten().collect();
 

@@ -109,7 +109,8 @@ impl CoreDetector {
     fn judge<'py>(&self, py: Python<'py>, texts: &Texts) -> PyResult<Vec<PyColumn<'py>>> {
         let columns = py.detach(|| columns(&self.judge, &self.outcomes(texts)?))?;
         let bytes = |buffer: Option<Vec<u8>>| buffer.map(|buffer| PyBytes::new(py, &buffer));
-        let shown = |Column { name, length, buffers }| (name, length, buffers.into_iter().map(bytes).collect());
+        let shown =
+            |Column { name, length, buffers }| (name, length, buffers.into_iter().map(bytes).collect());
         Ok(columns.into_iter().map(shown).collect())
     }
 

@@ -32,7 +32,6 @@ fn vocabulary(py: Python<'_>, path: &Path) -> PyResult<Vocabulary> {
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add("MIN_SCORED", dandyroll_detector::Policy::STANDARD.min_scored())?;
-    module.add("ALPHA", dandyroll_detector::Policy::STANDARD.alpha().probability())?;
     module.add_class::<detector::CoreDetector>()?;
     module.add_class::<marker::CoreMarker>()?;
     module.add_class::<lists::CoreLists>()

@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use dandyroll_files::keyfile;
-use dandyroll_scheme::{ContextWidth, FunctionVersion, Gamma, KeyId, ListFamily, ListKey, Seeding, TokenId};
+use dandyroll_scheme::{
+    ContextWidth, FunctionVersion, Gamma, KeyId, ListFamily, ListKey, Seeding, Sha256Digest, TokenId,
+};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
@@ -30,9 +32,11 @@ impl CoreLists {
 impl CoreLists {
     #[new]
     fn new(key_file: PathBuf, tokenizer_sha256: &str, context_width: u8, seeding: &str) -> PyResult<Self> {
-        let seeding = Seeding::named(seeding)
-            .ok_or_else(|| refused(format!("seeding {seeding:?}: left or min")))?;
-        let tokenizer = tokenizer_sha256.parse().map_err(|error| refused(format!("tokenizer_sha256: {error}")))?;
+        let seeding =
+            Seeding::named(seeding).ok_or_else(|| refused(format!("seeding {seeding:?}: left or min")))?;
+        let tokenizer = tokenizer_sha256
+            .parse::<Sha256Digest>()
+            .map_err(|error| refused(format!("tokenizer_sha256: {error}")))?;
         let width = ContextWidth::new(context_width).map_err(refused)?;
         if seeding == Seeding::Min && width.is_empty() {
             return Err(refused("seeding min needs a context width of 1 or more"));
@@ -56,7 +60,12 @@ impl CoreLists {
     }
 
     /// The words of tokens 0 to `size` − 1 after `context`, as unsigned 32-bit little-endian numbers.
-    fn vocabulary<'py>(&self, py: Python<'py>, context: Vec<u32>, size: u32) -> PyResult<Bound<'py, PyBytes>> {
+    fn vocabulary<'py>(
+        &self,
+        py: Python<'py>,
+        context: Vec<u32>,
+        size: u32,
+    ) -> PyResult<Bound<'py, PyBytes>> {
         let context = self.context(context)?;
         let size = usize::try_from(size).map_err(refused)?;
         let mut bytes = Vec::with_capacity(size.saturating_mul(4));

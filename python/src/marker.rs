@@ -98,7 +98,7 @@ impl CoreMarker {
                     let generated: Vec<TokenId> = generated.into_iter().map(TokenId).collect();
                     Ok::<_, String>(name(self.marker.apply(&generated, entropy.entropy(), logits)))
                 };
-                generated.into_iter().zip(values.chunks_exact_mut(width)).enumerate().map(mark).collect::<Result<_, _>>()
+                generated.into_iter().zip(values.chunks_exact_mut(width)).enumerate().map(mark).collect::<Result<Vec<_>, _>>()
             })
             .map_err(refused)?;
         buffer.copy_from_slice(py, &values)?;

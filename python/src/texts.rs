@@ -39,11 +39,16 @@ impl Texts {
                     Ok(text) => Place::Str(text),
                     // Half a surrogate pair: no UTF-8 has it, so no file could have held the text.
                     Err(error) if error.is_instance_of::<PyUnicodeEncodeError>(texts.py()) => {
-                        Place::Bad(Fault { kind: FaultKind::NotUtf8, reason: error.value(texts.py()).to_string() })
+                        Place::Bad(Fault {
+                            kind: FaultKind::NotUtf8,
+                            reason: error.value(texts.py()).to_string(),
+                        })
                     }
                     Err(_) => {
                         let kind = text.get_type().name()?;
-                        return Err(PyTypeError::new_err(format!("text {at} is of type {kind}, not str or None")));
+                        return Err(PyTypeError::new_err(format!(
+                            "text {at} is of type {kind}, not str or None"
+                        )));
                     }
                 }
             });
@@ -72,7 +77,11 @@ impl Texts {
                 })
             };
             // Offsets count from the first of the column, the data begins with the first of this chunk.
-            let base = if length == 0 { 0 } else { offset(0).ok_or_else(|| refused("an Arrow array without offsets"))? };
+            let base = if length == 0 {
+                0
+            } else {
+                offset(0).ok_or_else(|| refused("an Arrow array without offsets"))?
+            };
             for at in 0..length {
                 if !valid(at) {
                     all.places.push(Place::Null);
