@@ -95,15 +95,18 @@ pub struct Fault {
 }
 
 impl Fault {
-    pub(crate) fn new(kind: FaultKind, reason: impl Into<String>) -> Self {
+    /// A fault in words.
+    pub fn new(kind: FaultKind, reason: impl Into<String>) -> Self {
         Self { kind, reason: reason.into() }
     }
 
-    pub(crate) fn too_large(limit: usize) -> Self {
+    /// A record above the limit, in bytes.
+    pub fn too_large(limit: usize) -> Self {
         Self::new(FaultKind::TooLarge, format!("larger than {limit} bytes"))
     }
 
-    pub(crate) fn not_utf8(error: &std::str::Utf8Error) -> Self {
+    /// Bytes that are no UTF-8.
+    pub fn not_utf8(error: &std::str::Utf8Error) -> Self {
         Self::new(FaultKind::NotUtf8, format!("not UTF-8 {} bytes into it", error.valid_up_to()))
     }
 }

@@ -154,14 +154,12 @@ impl CoreDetector {
     fn outcome(&self, scratch: &mut Scratch, text: Result<&str, Fault>) -> Outcome {
         let text = text?;
         if text.len() > self.max_document {
-            let reason = format!("larger than {} bytes", self.max_document);
-            return Err(Fault { kind: FaultKind::TooLarge, reason });
+            return Err(Fault::too_large(self.max_document));
         }
         // A fault of ours on one text must not cost the batch.
         catch_unwind(AssertUnwindSafe(|| self.judge.judge(scratch, text))).unwrap_or_else(|_| {
             *scratch = Scratch::default();
-            let reason = "the detector failed on this text; please report it".into();
-            Err(Fault { kind: FaultKind::Internal, reason })
+            Err(Fault::new(FaultKind::Internal, "the detector failed on this text; please report it"))
         })
     }
 }

@@ -39,10 +39,7 @@ impl Texts {
                     Ok(text) => Place::Str(text),
                     // Half a surrogate pair: no UTF-8 has it, so no file could have held the text.
                     Err(error) if error.is_instance_of::<PyUnicodeEncodeError>(texts.py()) => {
-                        Place::Bad(Fault {
-                            kind: FaultKind::NotUtf8,
-                            reason: error.value(texts.py()).to_string(),
-                        })
+                        Place::Bad(Fault::new(FaultKind::NotUtf8, error.value(texts.py()).to_string()))
                     }
                     Err(_) => {
                         let kind = text.get_type().name()?;
@@ -108,17 +105,12 @@ impl Texts {
     /// Text `at`, or why there is none.
     pub(crate) fn get(&self, at: usize) -> Result<&str, Fault> {
         match self.places.get(at) {
-            None | Some(Place::Null) => {
-                Err(Fault { kind: FaultKind::NoText, reason: "the text is null".into() })
-            }
+            None | Some(Place::Null) => Err(Fault::new(FaultKind::NoText, "the text is null")),
             Some(Place::Str(text)) => Ok(text),
             Some(Place::Bad(fault)) => Err(fault.clone()),
             Some(Place::Arrow(chunk, from, to)) => {
                 let bytes = self.data.get(*chunk).and_then(|data| data.get(*from..*to)).unwrap_or_default();
-                std::str::from_utf8(bytes).map_err(|error| Fault {
-                    kind: FaultKind::NotUtf8,
-                    reason: format!("not UTF-8 {} bytes into it", error.valid_up_to()),
-                })
+                std::str::from_utf8(bytes).map_err(|error| Fault::not_utf8(&error))
             }
         }
     }
