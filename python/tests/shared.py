@@ -106,7 +106,7 @@ def marked_text(tokenizer: Path) -> Callable[..., str]:
     words = sorted(
         (index, token)
         for token, index in vocabulary.items()
-        if token[0] == "\u0120" and len(token) > 3 and token[1:].isascii() and token[1:].isalpha() and token.islower()
+        if token[0] == "\u0120" and len(token) > 3 and token[1:].isascii() and token[1:].isalpha() and token[1:].islower()
     )
     digest = hashlib.sha256(tokenizer.read_bytes()).digest()
 

@@ -143,11 +143,11 @@ def test_faults_stay_in_their_rows(tokenizer: Path, human: list[str], make_key: 
 
 def test_broken_arrow_buffers_are_an_error_and_no_crash(tokenizer: Path, make_key: MakeKey) -> None:
     detector = Detector(tokenizer, [make_key("a")])
-    for wrong in ([0, 9, 10], [0, -5, 4], [3, 2, 4]):
-        offsets = np.array(wrong, dtype=np.int32)
-        buffers = [None, pa.py_buffer(offsets), pa.py_buffer(b"abcd")]
-        with pytest.raises(ValueError, match="text [01] lie outside"):
-            detector.detect(pa.Array.from_buffers(pa.string(), 2, buffers))
+    for wrong in ([0, 9, 10], [0, -5, 4], [3, 2, 4], [0]):
+        # Past pyarrow, which refuses some of these itself.
+        offsets = np.array(wrong, dtype=np.int32).tobytes()
+        with pytest.raises(ValueError, match="text 0 lie outside"):
+            detector._core.detect_arrow([(b"abcd", offsets, 4, None, 0, 2)])
 
 
 def test_marked_text_is_found_with_its_passage(
