@@ -1,4 +1,4 @@
-"""The same documents through the command line, the wheel, Spark, Ray, datatrove and Dolma: identical numbers.
+"""The same documents through the command line, the wheel, Spark, Ray and datatrove: identical numbers.
 
 Every engine runs as its users run it: the scripts beside this file, in processes of their own, on a local cluster.
 """

@@ -26,7 +26,7 @@ def judge_with(**settings: Any) -> Callable[[Batches], Batches]:
     """What a task runs. Of `settings`, the arguments of `dandyroll.Detector`, Spark sends paths and numbers."""
 
     def judge(batches: Batches) -> Batches:
-        # On the worker, once for each partition: reading the tokenizer costs a tenth of a second.
+        # On the worker, once for each partition.
         from dandyroll import Detector
 
         detector = Detector(**settings)
