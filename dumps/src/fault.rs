@@ -73,6 +73,7 @@ pub struct Place {
 
 /// Names of columns for a reason: those that look like names, and how many there are. A table without a header has
 /// its first document there, and no reason quotes a document.
+#[cfg(feature = "pipeline")]
 pub(crate) fn columns(names: &[String]) -> String {
     let plain = |name: &&String| {
         let byte = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
