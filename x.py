@@ -9,7 +9,7 @@
     python3 x.py evidence       measure again what docs/evidence.md says, tables and pictures
     python3 x.py clients        the openai package and schemathesis against the service, and lints of deploy/
     python3 x.py python         the Python package: lints, types, the wheel, its tests (downloads torch; Python 3.11)
-    python3 x.py engines        the wheel in Spark, Ray, datatrove against the command line (needs Java 17)
+    python3 x.py engines        10 000 documents through command, service, wheel, Spark, Ray, datatrove (needs Java 17)
     python3 x.py faults         kill the service at 200 random moments for each store, rotate and cut it off under load
     python3 x.py deny           licences, sources and duplicates of dependencies (installs cargo-deny if missing)
     python3 x.py run ARGS…      build and run the command line `dandyroll` with these arguments
@@ -179,8 +179,7 @@ def test(arguments: list[str]) -> None:
     library = str(setup())
     postgres()
     run("cargo", "fmt", "--check")
-    # The Python extension needs a newer Python than this file: `x.py python` lints it.
-    rust = ["--locked", "--workspace", "--exclude", "dandyroll-python"]
+    rust = ["--locked", "--workspace"]
     run("cargo", "clippy", *rust, "--all-targets", "--", "-D", "warnings")
     run("cargo", "doc", *rust, "--no-deps", "--quiet", RUSTDOCFLAGS="-D warnings")
     run(sys.executable, ROOT / "fixtures" / "prf" / "prf_v1.py", "check")
@@ -253,30 +252,33 @@ def clients(arguments: list[str]) -> None:
 
 
 def package(folder: str, name: str) -> tuple[Path, str]:
-    """An environment with the wheel of this tree, and the command line of this tree to compare it with."""
+    """An environment with the wheel of this tree, and a command line to compare it with: this tree's if none is named."""
     if sys.version_info < (3, 11):
         raise Failed(f"the Python package needs Python 3.11 or later, and this is {platform.python_version()}")
     python = venv(name, ROOT / folder / "requirements.txt")
     wheels = ROOT / "target" / "wheels"
     shutil.rmtree(wheels, ignore_errors=True)
-    run("cargo", "build", "--quiet", "--locked", "-p", "dandyroll-cli")
+    binary = os.environ.get("DANDYROLL_TEST_BINARY")
+    if not binary:
+        run("cargo", "build", "--quiet", "--locked", "-p", "dandyroll-cli")
+        binary = str(ROOT / "target" / "debug" / ("dandyroll.exe" if os.name == "nt" else "dandyroll"))
     # The dev profile: what the command line's build compiled serves, too. A wheel to ship is built with --release.
     build = ["build", "--quiet", "--locked", "--profile", "dev", "--interpreter", python, "--out", wheels]
     run(python.parent / "maturin", *build, "--manifest-path", ROOT / "python" / "Cargo.toml")
     [wheel] = wheels.glob("*.whl")
     run(python, "-m", "pip", "install", "--quiet", "--no-deps", "--force-reinstall", wheel)
-    return python, str(ROOT / "target" / "debug" / ("dandyroll.exe" if os.name == "nt" else "dandyroll"))
+    return python, binary
 
 
 def python_package(arguments: list[str]) -> None:
-    """Lints and types first: they fail fastest."""
+    """Lints and types first: they fail fastest. `x.py test` lints the Rust side."""
     library = str(setup())
     python, binary = package("python", "python-venv")
-    run("cargo", "clippy", "--locked", "-p", "dandyroll-python", "--", "-D", "warnings", PYO3_PYTHON=str(python))
     settings = ROOT / "python" / "pyproject.toml"
     for check in (["format", "--check"], ["check"]):
         run(python.parent / "ruff", *check, "--config", settings, ROOT / "python", ROOT / "examples")
-    run(python, "-m", "mypy", "--config-file", settings, "-p", "dandyroll")
+    # The tests are users of the package's types.
+    run(python, "-m", "mypy", "--config-file", settings, ROOT / "python" / "dandyroll", ROOT / "python" / "tests")
     tests = [ROOT / "python" / "tests", "--config-file", settings]
     run(python, "-m", "pytest", *tests, *arguments, ORT_DYLIB_PATH=library, DANDYROLL_TEST_BINARY=binary)
 
@@ -289,8 +291,10 @@ def engines(arguments: list[str]) -> None:
         run("apt-get", "update", "-q")
         java = "openjdk-17-jre-headless"
         run("apt-get", "install", "-q", "-y", "--no-install-recommends", java, DEBIAN_FRONTEND="noninteractive")
+    library = str(setup())
     python, binary = package("examples", "engines-venv")
-    run(python, "-m", "pytest", ROOT / "examples", *arguments, DANDYROLL_TEST_BINARY=binary)
+    tests = [ROOT / "examples", *arguments]
+    run(python, "-m", "pytest", *tests, ORT_DYLIB_PATH=library, DANDYROLL_TEST_BINARY=binary)
 
 
 def faults(arguments: list[str]) -> None:
