@@ -5,9 +5,9 @@
     >>> detector.detect(["some text", "another"])  # a pyarrow.Table, one row for each text
     >>> detector.detect_one("some text")           # its row as a dict
 
-Keys, profiles, tokenising, counting and verdicts are the Rust code of the command line: columns and numbers are those of
-``dandyroll detect --output``, bit for bit. Texts are judged without a model. Marking what ``transformers`` generates is
-:mod:`dandyroll.transformers`; the keyed function itself :mod:`dandyroll.scheme`.
+Keys, profiles, tokenising, counting and verdicts are the Rust code of the command line: columns and numbers are those
+of ``dandyroll detect --output``, bit for bit. Texts are judged without a model. Marking what ``transformers`` generates
+is :mod:`dandyroll.transformers`; the keyed function itself :mod:`dandyroll.scheme`.
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ SCHEMA: pa.Schema = pa.schema(
                 )
             ),
         ),
-        pa.field("spans", pa.list_(pa.struct([("start_char", pa.int64()), ("end_char", pa.int64()), *_COUNTS, *_P, *_KEYED]))),
+        pa.field(
+            "spans", pa.list_(pa.struct([("start_char", pa.int64()), ("end_char", pa.int64()), *_COUNTS, *_P, *_KEYED]))
+        ),
     ]
 )
 
@@ -74,7 +76,7 @@ class Detector:
         tokenizer: the ``tokenizer.json`` of the model that wrote the texts, or the model directory it lies in.
         key_files: key files as ``dandyroll keygen`` makes them, which only their owner may read (mode 0600). Several
             keys are several hypotheses, and p is corrected for their number (Holm).
-        profile: ``prose-v1``, ``code-v1``, or a file as ``dandyroll profiles show`` prints it. It says γ, h and seeding.
+        profile: ``prose-v1``, ``code-v1``, or a file as ``dandyroll profiles show`` prints it: γ, h and seeding.
         background: the list of windows left unscored, needed if and only if the profile names one.
         alpha: α, the chance of a false detection in one text, above 0 and up to 0.05. Texts are ``detected`` at an
             adjusted p of at most α. On dumps of millions, think of the number of texts.

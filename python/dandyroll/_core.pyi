@@ -2,8 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 
-from typing_extensions import Buffer
-
 __version__: str
 MIN_SCORED: int
 
@@ -33,8 +31,9 @@ class CoreMarker:
     profile_id: str
     context_width: int
     entropy_threshold: float | None
-    def __init__(self, tokenizer: str, profile: str, key_file: str) -> None: ...
-    def apply(self, generated: Sequence[Sequence[int]], logits: Buffer) -> list[str]: ...
+    def __init__(self, tokenizer: str, profile: str, key_file: str, only_usual: bool) -> None: ...
+    # `logits` has a writable buffer of 32-bit floats; numpy's types do not say so of its arrays before Python 3.12.
+    def apply(self, generated: Sequence[Sequence[int]], logits: object) -> list[str]: ...
 
 class CoreLists:
     key_id: str

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from transformers import LogitsProcessor
 
+from . import _absolute
 from ._core import CoreMarker
 
 __all__ = ["WatermarkLogitsProcessor"]
@@ -44,6 +45,8 @@ class WatermarkLogitsProcessor(LogitsProcessor):  # type: ignore[misc, unused-ig
         key_file: the key to mark with: a file as ``dandyroll keygen`` makes it, readable by its owner alone (0600).
         profile: ``prose-v1``, or a file as ``dandyroll profiles show`` prints it. A profile with τ (``code-v1``) has to
             be such a file: its id depends on the model.
+        only_usual: leaves likely green tokens as they are where the tokenizer would not write them after the token
+            before, as ``dandyroll generate`` does: the text would be read as other tokens, and their mark be lost.
 
     Raises:
         ValueError: a file that cannot be used, or logits that define no distribution; no message holds a key.
@@ -54,10 +57,15 @@ class WatermarkLogitsProcessor(LogitsProcessor):  # type: ignore[misc, unused-ig
         tokenizer: str | os.PathLike[str],
         key_file: str | os.PathLike[str],
         profile: str | os.PathLike[str] = "prose-v1",
+        *,
+        only_usual: bool = True,
     ) -> None:
-        self._paths = tuple(os.path.abspath(os.fspath(path)) for path in (tokenizer, key_file))  # noqa: PTH100
+        self._paths = _absolute(tokenizer), _absolute(key_file)
         self._profile = os.fspath(profile)
-        self._core = CoreMarker(os.fspath(tokenizer), self._profile, os.fspath(key_file))
+        self._only_usual = only_usual
+        self._core = CoreMarker(os.fspath(tokenizer), self._profile, os.fspath(key_file), only_usual)
+        #: How many of the last tokens say how the next are marked.
+        self._context = max(1, self._core.context_width)
         self._prompt: torch.Tensor | None = None
         self._length = 0
         #: How many (sequence, step) pairs were ``biased``, had ``low_entropy`` or a ``short_context``; rows of a batch
@@ -68,10 +76,10 @@ class WatermarkLogitsProcessor(LogitsProcessor):  # type: ignore[misc, unused-ig
         return f"WatermarkLogitsProcessor(profile_id={self.profile_id!r}, key_id={self.key_id!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (*self._paths, self._profile)
+        return _again, (*self._paths, self._profile, self._only_usual)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> WatermarkLogitsProcessor:
-        return type(self)(*self._paths, self._profile)
+        return _again(*self._paths, self._profile, self._only_usual)
 
     @property
     def key_id(self) -> str:
@@ -108,12 +116,17 @@ class WatermarkLogitsProcessor(LogitsProcessor):  # type: ignore[misc, unused-ig
         self._length = length
         return int(prompt.shape[1])
 
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.FloatTensor:
         """Marks one step: ``scores`` are raw logits, a row for each of ``input_ids``."""
         start = self._begin_if_new(input_ids)
-        generated = input_ids[:, max(start, self._length - self._core.context_width) :].tolist()
+        generated = input_ids[:, max(start, self._length - self._context) :].tolist()
         # A copy: what the caller holds must not change under it.
         marked = scores.detach().to(device="cpu", dtype=torch.float32, copy=True).contiguous()
         for step in self._core.apply(generated, marked.numpy()):
             self.steps[step] += 1
         return marked.to(device=scores.device)  # type: ignore[return-value]
+
+
+def _again(tokenizer: str, key_file: str, profile: str, only_usual: bool) -> WatermarkLogitsProcessor:
+    """What a pickle calls."""
+    return WatermarkLogitsProcessor(tokenizer, key_file, profile, only_usual=only_usual)
