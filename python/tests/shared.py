@@ -1,4 +1,4 @@
-"""Fixtures for the package and for the engines: keys of fixed masters, held-out texts, marked texts, the command line."""
+"""Fixtures for the package and the engines: keys of fixed masters, held-out texts, marked texts, the command line."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -22,6 +22,8 @@ sys.path.insert(0, str(ROOT / "fixtures" / "prf"))
 import prf_v1  # noqa: E402
 
 MakeKey = Callable[..., Path]
+MANY = 10_000
+HARD = ["", " ", "short", None, "CR\r\nLF \u200bzero\u0301 wi\ufeffdth", "\U0001f9f5 " * 300, "a" * 5000, "\0null\0"]
 
 
 def master_of(name: str) -> bytes:
@@ -106,7 +108,11 @@ def marked_text(tokenizer: Path) -> Callable[..., str]:
     words = sorted(
         (index, token)
         for token, index in vocabulary.items()
-        if token[0] == "\u0120" and len(token) > 3 and token[1:].isascii() and token[1:].isalpha() and token[1:].islower()
+        if token[0] == "\u0120"
+        and len(token) > 3
+        and token[1:].isascii()
+        and token[1:].isalpha()
+        and token[1:].islower()
     )
     digest = hashlib.sha256(tokenizer.read_bytes()).digest()
 
@@ -137,5 +143,34 @@ def documents(marked_text: Callable[..., str]) -> list[str | None]:
     for number in range(24):
         inner = marked_text("a" if number % 2 else "b", 160, seed=number)
         found.insert(41 * number, inner if number % 3 else f"{found[number]}{inner}{found[number + 1]}")
-    hard = ["", " ", "short", None, "CR\r\nLF \u200bzero\u0301 wi\ufeffdth", "\U0001f9f5 " * 300, "a" * 5000, "\0null\0"]
-    return found + hard
+    return found + HARD
+
+
+class Many(NamedTuple):
+    """Ten thousand documents, and which of them are marked by which key."""
+
+    texts: list[str | None]
+    marked: dict[int, str]
+
+
+@pytest.fixture(scope="session")
+def many(marked_text: Callable[..., str]) -> Many:
+    """10 000 documents of about 250 tokens: windows of held-out prose and code, each different.
+
+    Every 25th has a marked passage in its middle, by turns under the keys `a` and `b`; the last few are hard to read.
+    """
+    rings = ["\n".join(corpus(name)) for name in ("prose_heldout", "python_heldout")]
+    passages = {name: [marked_text(name, 200, seed=100 + seed) for seed in range(10)] for name in ("a", "b")}
+    texts: list[str | None] = []
+    marked = {}
+    for number in range(MANY - len(HARD)):
+        ring, turn = rings[number % 2], number // 2
+        start, length = turn * (2 * len(ring) // MANY), 760 + number * 7919 % 400
+        window = (ring[start:] + ring[:length])[:length]
+        if number % 25 == 0:
+            marked[number] = "ab"[number // 25 % 2]
+            half = length // 4
+            window = window[:half] + passages[marked[number]][number // 50 % 10] + window[-half:]
+        texts.append(window)
+    assert len(set(texts)) == len(texts)
+    return Many(texts + HARD, marked)

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
 from dandyroll import SCHEMA, Detector
 from shared import CORPORA, ROOT, Command, MakeKey, master_of
 
@@ -29,7 +30,12 @@ def write_dump(path: Path, texts: list[str | None]) -> Path:
 @pytest.mark.parametrize("spans", [False, True])
 @pytest.mark.parametrize("keys", [["a"], ["a", "b", "c"]])
 def test_the_table_is_the_command_lines(
-    tokenizer: Path, documents: list[str | None], make_key: MakeKey, command: Command, tmp_path: Path, spans: bool,
+    tokenizer: Path,
+    documents: list[str | None],
+    make_key: MakeKey,
+    command: Command,
+    tmp_path: Path,
+    spans: bool,
     keys: list[str],
 ) -> None:
     texts = documents[:60] + documents[-60:] if spans else documents
@@ -38,7 +44,8 @@ def test_the_table_is_the_command_lines(
     for name in keys:
         arguments += ["--key-file", make_key(name)]
     command(*arguments, *(["--spans"] if spans else []), "--format", "parquet", "--output", tmp_path / "out")
-    expected = pq.read_table(tmp_path / "out" / "in.parquet")
+    [written] = (tmp_path / "out").glob("*.parquet")
+    expected = pq.read_table(written)
     found = Detector(tokenizer, [make_key(name) for name in keys], spans=spans, threads=2).detect(texts)
     assert found.schema == SCHEMA and found.num_rows == len(texts) == expected.num_rows
     assert set(expected.column_names) - set(SCHEMA.names) == {"row", "id", "error_line", "error_byte"}
@@ -100,7 +107,8 @@ def test_every_way_in_gives_the_same(tokenizer: Path, human: list[str], make_key
         assert detector.detect(array[start:]).equals(expected.slice(start)), start
     for threads in (2, 3, 40):
         assert Detector(tokenizer, [make_key("a")], threads=threads).detect(array).equals(expected), threads
-    for nothing in ([], pa.array([], pa.string()), pa.chunked_array([], pa.large_string()), pa.array([], pa.null())):
+    empty: list[Any] = [[], pa.array([], pa.string()), pa.chunked_array([], pa.large_string()), pa.array([], pa.null())]
+    for nothing in empty:
         assert detector.detect(nothing).num_rows == 0
     assert detector.detect(pa.array([None, None])).to_pylist() == detector.detect([None, None]).to_pylist()
     one = detector.detect_one(human[3])

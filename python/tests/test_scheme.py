@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from dandyroll.scheme import KeyedLists
 from shared import ROOT, MakeKey, write_key
 
