@@ -5,4 +5,4 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "python" / "tests"))
 
-from shared import *  # noqa: E402, F403
+from shared import *  # noqa: F403

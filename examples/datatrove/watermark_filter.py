@@ -15,10 +15,11 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from dandyroll import Detector
 from datatrove.data import Document
 from datatrove.pipeline.filters.base_filter import BaseFilter
 from datatrove.pipeline.writers.disk_base import DiskWriter
+
+from dandyroll import Detector
 
 #: What of a document's row goes into its metadata, behind `dandyroll_`.
 FACTS = ("verdict", "log10_p_adjusted", "key_id", "profile", "tokens", "scored", "green", "log10_p", "error_kind")
