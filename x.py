@@ -8,6 +8,8 @@
     python3 x.py docs           write docs/http.md and docs/openapi.json from the service's own tables
     python3 x.py evidence       measure again what docs/evidence.md says, tables and pictures
     python3 x.py clients        the openai package and schemathesis against the service, and lints of deploy/
+    python3 x.py python         the Python package: lints, types, the wheel, its tests (downloads torch; Python 3.11)
+    python3 x.py engines        10 000 documents through command, service, wheel, Spark, Ray, datatrove (needs Java 17)
     python3 x.py faults         kill the service at 200 random moments for each store, rotate and cut it off under load
     python3 x.py deny           licences, sources and duplicates of dependencies (installs cargo-deny if missing)
     python3 x.py run ARGS…      build and run the command line `dandyroll` with these arguments
@@ -177,13 +179,14 @@ def test(arguments: list[str]) -> None:
     library = str(setup())
     postgres()
     run("cargo", "fmt", "--check")
-    run("cargo", "clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings")
-    run("cargo", "doc", "--locked", "--workspace", "--no-deps", "--quiet", RUSTDOCFLAGS="-D warnings")
+    rust = ["--locked", "--workspace"]
+    run("cargo", "clippy", *rust, "--all-targets", "--", "-D", "warnings")
+    run("cargo", "doc", *rust, "--no-deps", "--quiet", RUSTDOCFLAGS="-D warnings")
     run(sys.executable, ROOT / "fixtures" / "prf" / "prf_v1.py", "check")
     run(sys.executable, ROOT / "fixtures" / "prf" / "min_v1.py", "check")
     run(sys.executable, ROOT / "fixtures" / "profile" / "profile_v1.py", "check")
     run(sys.executable, ROOT / "fixtures" / "check.py")
-    run("cargo", "test", "--locked", "--workspace", *arguments, ORT_DYLIB_PATH=library)
+    run("cargo", "test", *rust, *arguments, ORT_DYLIB_PATH=library)
 
 
 def evidence(arguments: list[str]) -> None:
@@ -248,6 +251,52 @@ def clients(arguments: list[str]) -> None:
     run(tools / "check-jsonschema", "--builtin-schema", "vendor.compose-spec", ROOT / "deploy" / "compose.yaml")
 
 
+def package(folder: str, name: str) -> tuple[Path, str]:
+    """An environment with the wheel of this tree, and a command line to compare it with: this tree's if none is named."""
+    if sys.version_info < (3, 11):
+        raise Failed(f"the Python package needs Python 3.11 or later, and this is {platform.python_version()}")
+    python = venv(name, ROOT / folder / "requirements.txt")
+    wheels = ROOT / "target" / "wheels"
+    shutil.rmtree(wheels, ignore_errors=True)
+    binary = os.environ.get("DANDYROLL_TEST_BINARY")
+    if not binary:
+        run("cargo", "build", "--quiet", "--locked", "-p", "dandyroll-cli")
+        binary = str(ROOT / "target" / "debug" / ("dandyroll.exe" if os.name == "nt" else "dandyroll"))
+    # The dev profile: what the command line's build compiled serves, too. A wheel to ship is built with --release.
+    build = ["build", "--quiet", "--locked", "--profile", "dev", "--interpreter", python, "--out", wheels]
+    run(python.parent / "maturin", *build, "--manifest-path", ROOT / "python" / "Cargo.toml")
+    [wheel] = wheels.glob("*.whl")
+    run(python, "-m", "pip", "install", "--quiet", "--no-deps", "--force-reinstall", wheel)
+    return python, binary
+
+
+def python_package(arguments: list[str]) -> None:
+    """Lints and types first: they fail fastest. `x.py test` lints the Rust side."""
+    library = str(setup())
+    python, binary = package("python", "python-venv")
+    settings = ROOT / "python" / "pyproject.toml"
+    for check in (["format", "--check"], ["check"]):
+        run(python.parent / "ruff", *check, "--config", settings, ROOT / "python", ROOT / "examples")
+    # The tests are users of the package's types.
+    run(python, "-m", "mypy", "--config-file", settings, ROOT / "python" / "dandyroll", ROOT / "python" / "tests")
+    tests = [ROOT / "python" / "tests", "--config-file", settings]
+    run(python, "-m", "pytest", *tests, *arguments, ORT_DYLIB_PATH=library, DANDYROLL_TEST_BINARY=binary)
+
+
+def engines(arguments: list[str]) -> None:
+    """Real clusters of one machine."""
+    if not (os.environ.get("JAVA_HOME") or shutil.which("java")):
+        if not shutil.which("apt-get") or os.geteuid() != 0:
+            raise Failed("Spark needs Java 17 or later: install it, or name it in JAVA_HOME")
+        run("apt-get", "update", "-q")
+        java = "openjdk-17-jre-headless"
+        run("apt-get", "install", "-q", "-y", "--no-install-recommends", java, DEBIAN_FRONTEND="noninteractive")
+    library = str(setup())
+    python, binary = package("examples", "engines-venv")
+    tests = [ROOT / "examples", *arguments]
+    run(python, "-m", "pytest", *tests, ORT_DYLIB_PATH=library, DANDYROLL_TEST_BINARY=binary)
+
+
 def faults(arguments: list[str]) -> None:
     """The everyday run kills a few times; this is the long one."""
     library = str(setup())
@@ -279,6 +328,8 @@ def main() -> int:
         "setup": lambda: print(setup()),
         "evidence": lambda: evidence(arguments),
         "clients": lambda: clients(arguments),
+        "python": lambda: python_package(arguments),
+        "engines": lambda: engines(arguments),
         "faults": lambda: faults(arguments),
         "deny": deny,
         "run": lambda: cargo_run(*arguments, ORT_DYLIB_PATH=str(setup())),

@@ -362,5 +362,5 @@ write different texts, and their means differ by up to 1.7 either way (60 texts)
 detection changes. *Rejected*: forbidding such tokens, which would change the model where nothing is marked; judging the generated
 ids, which nobody has.
 
-The sections on edits, widths and modes were made before the question was bounded to the 256 likeliest tokens of a step: their
-marked texts differ a little from what the generator writes now."""
+The section on modes was made before the question was bounded to the 256 likeliest tokens of a step: its marked texts differ a little
+from what the generator writes now."""

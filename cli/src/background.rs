@@ -1,89 +1,17 @@
 //! `background build` and `background show`: the windows too common in human text to be scored.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
 
-use dandyroll_detector::{Background, BackgroundError, BackgroundTally};
-use dandyroll_scheme::{ContextWidth, Profile, Sha256Digest};
-use dandyroll_server::background::ListFileError;
+use dandyroll_detector::BackgroundTally;
+use dandyroll_files::background::{ListError, ListFileError, read};
+use dandyroll_scheme::ContextWidth;
 use dandyroll_vocab::Vocabulary;
 use serde_json::json;
 
 use crate::args::{BackgroundBuildArgs, BackgroundCommand, BackgroundShowArgs};
 use crate::corpus::each_text;
 use crate::failure::{Failure, Outcome};
-use crate::profile::Named;
 use crate::terminal::say;
-
-/// Why a background list could not be made or used.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ListError {
-    #[error(transparent)]
-    File(#[from] ListFileError),
-    #[error("background list {path}: {source}")]
-    Form { path: PathBuf, source: BackgroundError },
-    #[error(
-        "background list {path} is another one than the profile's: the profile names {expected}, its digest is {found}"
-    )]
-    Other { path: PathBuf, expected: Sha256Digest, found: Sha256Digest },
-    #[error("background list {path} is for another {what} than the profile")]
-    Mismatch { path: PathBuf, what: &'static str },
-    #[error("the profile names the background list {0}: give it by --background FILE")]
-    Needed(Sha256Digest),
-    #[error(
-        "--background is given, and the profile names no list: see `dandyroll profiles show --background`"
-    )]
-    Unused,
-}
-
-/// Reads a list.
-pub(crate) fn read(path: &Path) -> Result<Background, ListError> {
-    Ok(dandyroll_server::background::read(path)?)
-}
-
-/// The list that a profile names, checked to be that one; `None` if it names none.
-pub(crate) fn of_profile(profile: &Profile, path: Option<&Path>) -> Result<Option<Background>, ListError> {
-    match (profile.background(), path) {
-        (None, None) => Ok(None),
-        (None, Some(_)) => Err(ListError::Unused),
-        (Some(named), None) => Err(ListError::Needed(named)),
-        (Some(expected), Some(path)) => {
-            let list = read(path)?;
-            if list.digest() != expected {
-                return Err(ListError::Other { path: path.into(), expected, found: list.digest() });
-            }
-            fits(&list, profile, path)?;
-            Ok(Some(list))
-        }
-    }
-}
-
-/// [`of_profile`] for what was named: built-in recipes have no list.
-pub(crate) fn of_named(named: &Named, path: Option<&Path>) -> Result<Option<Background>, ListError> {
-    match (named, path) {
-        (Named::Bound(profile), path) => of_profile(profile, path),
-        (Named::BuiltIn(..), Some(_)) => Err(ListError::Unused),
-        (Named::BuiltIn(..), None) => Ok(None),
-    }
-}
-
-/// Binds a profile to a list.
-pub(crate) fn bind(profile: Profile, path: &Path) -> Result<Profile, ListError> {
-    let list = read(path)?;
-    fits(&list, &profile, path)?;
-    Ok(profile.with_background(Some(list.digest())))
-}
-
-fn fits(list: &Background, profile: &Profile, path: &Path) -> Result<(), ListError> {
-    let differs = |what| Err(ListError::Mismatch { path: path.into(), what });
-    if list.tokenizer() != profile.tokenizer() {
-        differs("tokenizer")
-    } else if list.width() != profile.recipe().width {
-        differs("context width")
-    } else {
-        Ok(())
-    }
-}
 
 pub(crate) fn run(command: &BackgroundCommand, out: &mut dyn Write) -> Result<Outcome, Failure> {
     match command {
@@ -101,7 +29,7 @@ fn build(args: &BackgroundBuildArgs, out: &mut dyn Write) -> Result<Outcome, Fai
     })?;
     let list = tally
         .list(vocabulary.digest(), args.min_documents, args.most)
-        .map_err(|source| ListError::Form { path: args.out.clone(), source })?;
+        .map_err(|source| ListError::from(ListFileError::Form { path: args.out.clone(), source }))?;
     if list.is_empty() {
         return Err(Failure::Usage(format!(
             "no window of {} tokens occurs in {} of the {} documents: give more text or a smaller --min-documents",
@@ -130,7 +58,7 @@ fn build(args: &BackgroundBuildArgs, out: &mut dyn Write) -> Result<Outcome, Fai
 
 /// The windows as text, so that anybody can see what is not scored.
 fn show(args: &BackgroundShowArgs, out: &mut dyn Write) -> Result<Outcome, Failure> {
-    let list = read(&args.file)?;
+    let list = read(&args.file).map_err(ListError::from)?;
     let vocabulary = args.tokenizer.as_deref().map(Vocabulary::open).transpose()?;
     if let Some(vocabulary) = vocabulary.as_ref().filter(|vocabulary| vocabulary.digest() != list.tokenizer())
     {

@@ -17,7 +17,7 @@ use crate::detect::modes;
 use crate::failure::{Failure, Outcome};
 use crate::profile::Named;
 use crate::terminal::say;
-use crate::{background, keyfile, model};
+use crate::{keyfile, model};
 
 /// Judges the corpora under every key and mode and reports each.
 pub(crate) fn run(
@@ -67,7 +67,7 @@ impl Trial {
     pub(crate) fn open(args: &TrialArgs, asked: &[ModeArg], library: Option<&Path>) -> Result<Self, Failure> {
         let named = Named::find(&args.profile)?;
         let modes = modes(asked, &named, &args.profile, args.model.is_some())?;
-        let list = background::of_named(&named, args.background.as_deref())?;
+        let list = dandyroll_files::background::of_named(&named, args.background.as_deref())?;
         let (vocabulary, scorer, profile) = match (&args.model, &args.tokenizer) {
             (Some(path), _) => {
                 let directory = model::Directory::open(path)?;

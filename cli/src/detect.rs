@@ -6,11 +6,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use dandyroll_detector::{
-    Background, Colour as Found, Correction, Detector, Evidence, Finding, Hypothesis, Mode, Policy, Report,
-    Span, Text, Verdict,
+    Background, Colour as Found, Detector, Evidence, Finding, Hypothesis, Mode, Policy, Report, Span, Text,
+    Verdict,
 };
 use dandyroll_dumps::{Judge, Wanted};
-use dandyroll_scheme::{Gamma, KeyId, ListFamily, ListKey, Nats, Sha256Digest, TokenId};
+use dandyroll_files::profile::ModelFree;
+use dandyroll_scheme::{Gamma, KeyId, ListKey, Nats, Sha256Digest, TokenId};
 use dandyroll_vocab::{Encoding, Normalised, Place, Vocabulary, normalise};
 use serde::Serialize;
 
@@ -20,7 +21,7 @@ use crate::failure::{Failure, Outcome};
 use crate::input::{Source, one_stdin};
 use crate::profile::Named;
 use crate::terminal::{colours_wanted, say};
-use crate::{background, keyfile, model};
+use crate::{keyfile, model};
 
 /// A key that is looked for.
 struct Key {
@@ -77,7 +78,7 @@ impl Plan {
         let reads = args.model.is_some() || args.entropy_model.is_some();
         let modes = modes(asked, &named, &args.profile, reads)?;
         let policy = policy(args)?;
-        let background = background::of_named(&named, args.background.as_deref())?;
+        let background = dandyroll_files::background::of_named(&named, args.background.as_deref())?;
         let sources: Vec<Source> =
             args.files.iter().chain(&args.prompt_file).map(|path| Source::of(path)).collect();
         one_stdin(sources.iter())?;
@@ -98,8 +99,8 @@ impl Plan {
             }
             (None, Some(path)) => {
                 let vocabulary = Arc::new(Vocabulary::open(path)?);
-                let (family, profile, own) = without_model(&named, &vocabulary)?;
-                (vocabulary, None, family, profile, own)
+                let ModelFree { family, label, model } = named.model_free(vocabulary.digest())?;
+                (vocabulary, None, family, label, model)
             }
             (None, None) => return Err(Failure::Usage("give --model DIR or --tokenizer FILE".into())),
         };
@@ -318,25 +319,6 @@ fn places(text: &Normalised<'_>, encoding: &Encoding, spans: &[Span]) -> Vec<Pla
     text.places(spans.iter().map(|span| encoding.byte_range_of(span.tokens.clone())))
 }
 
-/// Without a model the lists are known all the same: τ and the model do not enter them. Last, the model that
-/// the profile names, if it names one.
-fn without_model(
-    named: &Named,
-    vocabulary: &Vocabulary,
-) -> Result<(ListFamily, String, Option<Sha256Digest>), Failure> {
-    match named {
-        Named::BuiltIn(name, recipe) if recipe.threshold.is_some() => {
-            let ungated = dandyroll_scheme::Recipe { threshold: None, ..*recipe };
-            let family = Named::BuiltIn(name.clone(), ungated).bind(vocabulary.digest(), None)?.family();
-            Ok((family, format!("{name} (its id depends on the model)"), None))
-        }
-        _ => {
-            let profile = named.bind(vocabulary.digest(), None)?;
-            Ok((profile.family(), profile.id().to_string(), profile.model()))
-        }
-    }
-}
-
 /// What to count by; the entropy modes need a model, the gate a profile with a threshold. `reads` says whether a
 /// model is there to read the entropies with.
 pub(crate) fn modes(
@@ -373,10 +355,7 @@ pub(crate) fn modes(
 
 fn policy(args: &DetectArgs) -> Result<Policy, Failure> {
     let floor = args.min_scored.unwrap_or(Policy::STANDARD.min_scored());
-    // Several keys may truly be in one text: Holm's correction loses nothing there.
-    let correction = if args.key_file.len() > 1 { Correction::Holm } else { Correction::Bonferroni };
-    let inconclusive = Policy::STANDARD.inconclusive().probability().max(args.alpha);
-    Ok(Policy::new(args.alpha, inconclusive, floor, correction)?)
+    Ok(Policy::for_keys(args.key_file.len(), args.alpha, floor)?)
 }
 
 /// What the JSON of one input holds.

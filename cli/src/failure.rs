@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use dandyroll_detector::DetectError;
 use dandyroll_dumps::{InputsError, RunError};
+use dandyroll_files::background::ListError;
 use dandyroll_generator::onnx::LoadError;
 use dandyroll_generator::{GenerateError, RequestError, ScoreError};
 use dandyroll_scheme::OutOfRange;
@@ -13,7 +14,6 @@ use dandyroll_server::first::FirstError;
 use dandyroll_server::http::StartError;
 use dandyroll_vocab::VocabError;
 
-use crate::background::ListError;
 use crate::corpus::CorpusError;
 use crate::input::InputError;
 use crate::keyfile::KeyFileError;

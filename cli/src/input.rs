@@ -1,8 +1,10 @@
 //! Texts that come in: files and standard input, bounded and checked to be UTF-8.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
+
+use dandyroll_files::read_bounded;
 
 /// The largest input read at once; a vocabulary takes no longer text.
 const MAX_BYTES: usize = dandyroll_vocab::MAX_TEXT_BYTES;
@@ -17,13 +19,6 @@ pub(crate) enum InputError {
     StdinTwice,
     #[error("{name}: larger than {MAX_BYTES} bytes")]
     TooLarge { name: String },
-}
-
-/// All of a reader that has no more than `most` bytes; `None` if it has.
-pub(crate) fn read_bounded(reader: impl Read, most: usize) -> io::Result<Option<Vec<u8>>> {
-    let mut bytes = Vec::new();
-    reader.take(u64::try_from(most).unwrap_or(u64::MAX).saturating_add(1)).read_to_end(&mut bytes)?;
-    Ok(Some(bytes).filter(|bytes| bytes.len() <= most))
 }
 
 /// Refuses standard input in more than one place: the second would find it empty.

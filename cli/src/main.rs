@@ -12,9 +12,7 @@ mod dump;
 mod failure;
 mod generate;
 mod input;
-mod keyfile;
 mod model;
-mod profile;
 mod serve;
 mod terminal;
 mod threshold;
@@ -24,6 +22,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
+use dandyroll_files::{keyfile, profile};
 
 use crate::args::{Arguments, Command, ModelCommand, ProfilesCommand, SchemeCommand};
 use crate::failure::{Failure, Outcome};

@@ -11,7 +11,7 @@ use crate::args::WordsArgs;
 use crate::failure::{Failure, Outcome};
 use crate::profile::Named;
 use crate::terminal::say;
-use crate::{background, keyfile, model};
+use crate::{keyfile, model};
 
 #[derive(Serialize)]
 struct Row {
@@ -40,7 +40,7 @@ pub(crate) fn show_profile(
         }
     };
     let profile = match background {
-        Some(path) => background::bind(profile, path)?,
+        Some(path) => dandyroll_files::background::bind(profile, path)?,
         None => profile,
     };
     writeln!(out, "{}", profile.canonical_json())?;
@@ -55,11 +55,7 @@ pub(crate) fn run(args: &WordsArgs, out: &mut dyn Write) -> Result<Outcome, Fail
     // τ does not enter the words, so no model is asked for.
     let family = match (&named, &args.tokenizer) {
         (Named::Bound(profile), None) => profile.family(),
-        (Named::BuiltIn(name, recipe), Some(tokenizer)) => {
-            let ungated = dandyroll_scheme::Recipe { threshold: None, ..*recipe };
-            Named::BuiltIn(name.clone(), ungated).bind(tokenizer_digest(tokenizer)?, None)?.family()
-        }
-        (Named::Bound(_), Some(tokenizer)) => named.bind(tokenizer_digest(tokenizer)?, None)?.family(),
+        (_, Some(tokenizer)) => named.model_free(tokenizer_digest(tokenizer)?)?.family,
         (Named::BuiltIn(name, _), None) => {
             return Err(Failure::Usage(format!("profile {name} needs --tokenizer FILE or its SHA-256")));
         }

@@ -15,11 +15,13 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("vocab", &["scheme"]),
     ("detector", &["scheme", "vocab"]),
     ("generator", &["scheme", "vocab"]),
+    ("files", &["scheme", "detector"]),
     ("evidence", &["scheme", "vocab", "detector", "generator"]),
     ("dumps", &["scheme", "vocab", "detector"]),
     ("api", &[]),
-    ("server", &["scheme", "vocab", "detector", "generator", "dumps", "api"]),
-    ("cli", &["scheme", "vocab", "detector", "generator", "dumps", "api", "server"]),
+    ("server", &["scheme", "vocab", "detector", "generator", "files", "dumps", "api"]),
+    ("cli", &["scheme", "vocab", "detector", "generator", "files", "dumps", "api", "server"]),
+    ("python", &["scheme", "vocab", "detector", "files", "dumps"]),
 ];
 
 /// Crates of others with the one crate of ours that may use each.
@@ -29,6 +31,7 @@ const ONE_USER: &[(&str, &str)] = &[
     ("hkdf", "scheme"),
     ("sqlx", "server"),
     ("parquet", "dumps"),
+    ("pyo3", "python"),
 ];
 
 /// Files that never change once merged.

@@ -92,6 +92,14 @@ impl Policy {
         Ok(policy)
     }
 
+    /// What the command line and the Python package ask of one text: Holm's correction where several `keys` are
+    /// looked for, which may truly be in one text and lose nothing by it, else Bonferroni's; the standard bound of
+    /// inconclusive, or `alpha` if that lies above it.
+    pub fn for_keys(keys: usize, alpha: f64, min_scored: u32) -> Result<Self, OutOfRange> {
+        let correction = if keys > 1 { Correction::Holm } else { Correction::Bonferroni };
+        Self::new(alpha, Self::STANDARD.inconclusive().probability().max(alpha), min_scored, correction)
+    }
+
     /// α, the chance of a false detection per text.
     pub fn alpha(&self) -> Log10P {
         self.alpha

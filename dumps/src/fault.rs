@@ -73,6 +73,7 @@ pub struct Place {
 
 /// Names of columns for a reason: those that look like names, and how many there are. A table without a header has
 /// its first document there, and no reason quotes a document.
+#[cfg(feature = "pipeline")]
 pub(crate) fn columns(names: &[String]) -> String {
     let plain = |name: &&String| {
         let byte = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
@@ -95,15 +96,18 @@ pub struct Fault {
 }
 
 impl Fault {
-    pub(crate) fn new(kind: FaultKind, reason: impl Into<String>) -> Self {
+    /// A fault in words.
+    pub fn new(kind: FaultKind, reason: impl Into<String>) -> Self {
         Self { kind, reason: reason.into() }
     }
 
-    pub(crate) fn too_large(limit: usize) -> Self {
+    /// A record above the limit, in bytes.
+    pub fn too_large(limit: usize) -> Self {
         Self::new(FaultKind::TooLarge, format!("larger than {limit} bytes"))
     }
 
-    pub(crate) fn not_utf8(error: &std::str::Utf8Error) -> Self {
+    /// Bytes that are no UTF-8.
+    pub fn not_utf8(error: &std::str::Utf8Error) -> Self {
         Self::new(FaultKind::NotUtf8, format!("not UTF-8 {} bytes into it", error.valid_up_to()))
     }
 }

@@ -11,32 +11,58 @@
 //!
 //! Nothing here knows models, HTTP or SQL: every mark is looked for without a model.
 
+#[cfg(feature = "pipeline")]
 mod batch;
+#[cfg(feature = "pipeline")]
 mod columns;
+#[cfg(feature = "pipeline")]
 mod delimited;
 mod fault;
+#[cfg(feature = "pipeline")]
 mod field;
+#[cfg(feature = "pipeline")]
 mod inputs;
 mod judge;
+#[cfg(feature = "pipeline")]
 mod lines;
+#[cfg(feature = "pipeline")]
 mod marker;
+#[cfg(feature = "pipeline")]
 mod output;
+#[cfg(feature = "pipeline")]
 mod report;
+#[cfg(feature = "pipeline")]
 mod row;
+#[cfg(feature = "pipeline")]
 mod run;
+#[cfg(feature = "pipeline")]
+mod seen;
+#[cfg(feature = "pipeline")]
 mod stream;
+#[cfg(feature = "pipeline")]
 mod table;
+#[cfg(feature = "pipeline")]
 mod tally;
+#[cfg(feature = "pipeline")]
 mod texts;
+#[cfg(feature = "pipeline")]
 mod warc;
 
 pub use fault::{Fault, FaultKind, Place};
+#[cfg(feature = "pipeline")]
 pub use field::{DocumentId, Field, FieldError};
+#[cfg(feature = "pipeline")]
 pub use inputs::{Format, InputsError, Part, Shard, shards};
 pub use judge::{Judge, Judged, Judgement, Passage, Scratch, Wanted};
+#[cfg(feature = "pipeline")]
 pub use marker::ENDING as MARKER_ENDING;
+#[cfg(feature = "pipeline")]
 pub use output::ResultFormat;
+#[cfg(feature = "pipeline")]
 pub use report::{Example, FailedShard, Summary};
+#[cfg(feature = "pipeline")]
 pub use run::{Existing, Options, Progress, RunError, Sink, run};
+#[cfg(feature = "pipeline")]
 pub use stream::Compression;
+#[cfg(feature = "pipeline")]
 pub use tally::{Discoveries, HISTOGRAM_BINS, HypothesisTally, Tally};

@@ -19,7 +19,6 @@
 
 mod asker;
 pub mod audit;
-pub mod background;
 pub mod calibration;
 mod codec;
 pub mod config;

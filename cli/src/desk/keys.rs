@@ -158,7 +158,7 @@ pub(super) async fn run(
                     let under = Kek::read(&under).map_err(DeskError::from)?;
                     let malformed = |what: &str| Failure::Usage(format!("{}: {what}", file.display()));
                     let opened = std::fs::File::open(&file).map_err(|error| malformed(&error.to_string()))?;
-                    let bytes = crate::input::read_bounded(opened, MAX_WRAPPED_BYTES)?;
+                    let bytes = dandyroll_files::read_bounded(opened, MAX_WRAPPED_BYTES)?;
                     let wrapped: ExportedKey = bytes
                         .and_then(|bytes| serde_json::from_slice(&bytes).ok())
                         .ok_or_else(|| malformed("not a wrapped key"))?;

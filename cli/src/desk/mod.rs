@@ -91,7 +91,7 @@ fn settings(args: &StoreArgs, data: &DataFolder) -> Result<StoreSettings, DeskEr
         let failed = |what: String| DeskError::Url { path: path.clone(), what };
         let file = std::fs::File::open(path).map_err(|error| failed(error.to_string()))?;
         let bytes =
-            crate::input::read_bounded(file, MAX_URL_BYTES).map_err(|error| failed(error.to_string()))?;
+            dandyroll_files::read_bounded(file, MAX_URL_BYTES).map_err(|error| failed(error.to_string()))?;
         let text = bytes.and_then(|bytes| String::from_utf8(bytes).ok());
         let text = text.ok_or_else(|| failed("it holds no address".into()))?;
         return Ok(StoreSettings::parse(text.trim())?);

@@ -64,7 +64,7 @@ pub enum StartError {
     Model(#[from] ModelError),
     /// A background list.
     #[error(transparent)]
-    List(#[from] crate::background::ListFileError),
+    List(#[from] dandyroll_files::background::ListFileError),
     /// A background list of another tokenizer.
     #[error("model.background_lists: {0} is for another tokenizer than the model's")]
     OtherList(PathBuf),
@@ -252,7 +252,7 @@ fn models(settings: &ModelSettings) -> Result<Models, StartError> {
     let model = Served::new(Arc::new(LoadedModel::load(None, directory, &options, EngineLimits::new())?));
     let mut tokenizer = model.tokenizer();
     for path in &settings.background_lists {
-        let list = crate::background::read(path)?;
+        let list = dandyroll_files::background::read(path)?;
         if list.tokenizer() != tokenizer.vocabulary.digest() {
             return Err(StartError::OtherList(path.clone()));
         }

@@ -47,7 +47,7 @@ pub(in super::super) async fn create(mut call: Call) -> Result<HttpResponse, Api
     call.caller()?.allows_all()?;
     let text =
         serde_json::to_string(&profile).map_err(|error| ApiError::hidden(ErrorCode::Internal, error))?;
-    let profile = profiles::parse(&text)?;
+    let profile = dandyroll_files::profile::parse(&text).map_err(profiles::ProfileError::from)?;
     let name: Option<Alias> = match name {
         None => None,
         Some(text) => Some(text.parse().map_err(|error: crate::keys::BadAlias| {

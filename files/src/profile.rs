@@ -1,33 +1,101 @@
-//! Profiles named on the command line: a built-in recipe, or a file with a profile's JSON.
+//! Profiles by name: a built-in recipe, or a file with a profile's JSON; and that JSON.
 
 use std::path::{Path, PathBuf};
 
-use dandyroll_scheme::{BUILT_IN, BindError, Gamma, Nats, Profile, ProfileId, Recipe, Sha256Digest};
+use dandyroll_scheme::{
+    BUILT_IN, BindError, Gamma, ListFamily, Nats, OutOfRange, ParseDigestError, Profile, ProfileId, Recipe,
+    Seeding, Sha256Digest,
+};
+use serde::Deserialize;
 
-use crate::input::read_bounded;
+use crate::read_bounded;
 
 /// A profile has about 400 bytes; more is something else given by mistake.
 const MAX_BYTES: usize = 64 * 1024;
 
+/// Why a named profile could not be used.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ProfileError {
+pub enum ProfileError {
+    /// No recipe and no file has this name.
     #[error("profile {0:?} is neither built in ({list}) nor a file", list = BUILT_IN.join(", "))]
     Unknown(String),
+    /// The system refused, or the file is not text.
     #[error("profile {path}: {source}")]
-    Io { path: PathBuf, source: std::io::Error },
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// What the file holds.
     #[error("{path}: {source}")]
-    File { path: PathBuf, source: dandyroll_server::profiles::ProfileError },
+    File {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: FormError,
+    },
+    /// More than a profile has.
     #[error("profile {path}: it has more than {MAX_BYTES} bytes")]
-    TooLarge { path: PathBuf },
+    TooLarge {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// A recipe that needs more than it is bound to.
     #[error("profile {profile}: {source}")]
-    Bind { profile: String, source: BindError },
+    Bind {
+        /// The recipe's name.
+        profile: String,
+        /// What is missing.
+        source: BindError,
+    },
+    /// A profile for something else than what is in use.
     #[error("profile {profile} is for another {what}: it names {expected}, the one given has {found}")]
-    Other { profile: ProfileId, what: &'static str, expected: Sha256Digest, found: Sha256Digest },
+    Other {
+        /// The profile.
+        profile: ProfileId,
+        /// Tokenizer or model.
+        what: &'static str,
+        /// Its digest in the profile.
+        expected: Sha256Digest,
+        /// The digest of the one in use.
+        found: Sha256Digest,
+    },
 }
 
-/// What `--profile` named, before anything is known of the tokenizer and model in use.
+/// JSON that is no profile of this version.
+#[derive(Debug, thiserror::Error)]
+pub enum FormError {
+    /// Its form.
+    #[error("the profile's JSON: {0}")]
+    Json(String),
+    /// Written for a newer or another program.
+    #[error("the profile's {field} is {found:?}; this version knows only {known:?}")]
+    Unsupported {
+        /// Which field.
+        field: &'static str,
+        /// What it holds.
+        found: String,
+        /// What it may hold.
+        known: &'static str,
+    },
+    /// A number.
+    #[error("the profile's {0}")]
+    Range(#[from] OutOfRange),
+    /// A digest.
+    #[error("the profile's {0}: {1}")]
+    Digest(&'static str, ParseDigestError),
+    /// τ without its model.
+    #[error("the profile: {0}")]
+    Bind(#[from] BindError),
+    /// A model without τ.
+    #[error("the profile has a model_sha256 but no entropy_threshold; its model would have no meaning")]
+    ModelWithoutThreshold,
+}
+
+/// What a profile's name means, before anything is known of the tokenizer and model in use.
 #[derive(Debug)]
-pub(crate) enum Named {
+pub enum Named {
     /// A built-in recipe, to be bound to what is used.
     BuiltIn(String, Recipe),
     /// A profile that names what it is for.
@@ -36,7 +104,7 @@ pub(crate) enum Named {
 
 impl Named {
     /// Looks a name up: built in first, then a file.
-    pub(crate) fn find(name: &str) -> Result<Self, ProfileError> {
+    pub fn find(name: &str) -> Result<Self, ProfileError> {
         if let Some(recipe) = Recipe::built_in(name) {
             return Ok(Self::BuiltIn(name.to_owned(), recipe));
         }
@@ -49,11 +117,11 @@ impl Named {
         };
         let text = file.map_err(|source| ProfileError::Io { path: path.into(), source })?;
         let text = text.ok_or_else(|| ProfileError::TooLarge { path: path.into() })?;
-        parse(path, &text).map(Self::Bound)
+        read(path, &text).map(Self::Bound)
     }
 
     /// τ; the model is needed to see which positions it lets through.
-    pub(crate) fn threshold(&self) -> Option<Nats> {
+    pub fn threshold(&self) -> Option<Nats> {
         match self {
             Self::BuiltIn(_, recipe) => recipe.threshold,
             Self::Bound(profile) => profile.threshold(),
@@ -61,7 +129,7 @@ impl Named {
     }
 
     /// γ.
-    pub(crate) fn gamma(&self) -> Gamma {
+    pub fn gamma(&self) -> Gamma {
         match self {
             Self::BuiltIn(_, recipe) => recipe.gamma,
             Self::Bound(profile) => profile.gamma(),
@@ -69,7 +137,7 @@ impl Named {
     }
 
     /// The parameters, whatever they are bound to.
-    pub(crate) fn recipe(&self) -> Recipe {
+    pub fn recipe(&self) -> Recipe {
         match self {
             Self::BuiltIn(_, recipe) => *recipe,
             Self::Bound(profile) => *profile.recipe(),
@@ -78,7 +146,7 @@ impl Named {
 
     /// Binds a recipe to what is in use, or checks that a profile is for it. Without a model at hand a
     /// profile's own model is taken on trust: it decides no list, only which positions were biased.
-    pub(crate) fn bind(
+    pub fn bind(
         &self,
         tokenizer: Sha256Digest,
         model: Option<Sha256Digest>,
@@ -101,15 +169,94 @@ impl Named {
             _ => Ok(profile),
         }
     }
+
+    /// What detection without a model needs: the lists are known all the same.
+    pub fn model_free(&self, tokenizer: Sha256Digest) -> Result<ModelFree, ProfileError> {
+        match self {
+            Self::BuiltIn(name, recipe) if recipe.threshold.is_some() => {
+                let ungated = Self::BuiltIn(name.clone(), Recipe { threshold: None, ..*recipe });
+                let family = ungated.bind(tokenizer, None)?.family();
+                Ok(ModelFree { family, label: format!("{name} (its id depends on the model)"), model: None })
+            }
+            _ => {
+                let profile = self.bind(tokenizer, None)?;
+                Ok(ModelFree {
+                    family: profile.family(),
+                    label: profile.id().to_string(),
+                    model: profile.model(),
+                })
+            }
+        }
+    }
 }
 
-/// Reads a profile's JSON as the service does.
-fn parse(path: &Path, text: &[u8]) -> Result<Profile, ProfileError> {
-    let text = std::str::from_utf8(text).map_err(|error| {
+/// A profile's lists, and how results name it, where no model is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelFree {
+    /// The lists' family: neither τ nor the model enters it.
+    pub family: ListFamily,
+    /// The profile's id; the recipe's name where the id depends on a model.
+    pub label: String,
+    /// The model that the profile names, if it names one.
+    pub model: Option<Sha256Digest>,
+}
+
+/// Reads a profile's file.
+fn read(path: &Path, bytes: &[u8]) -> Result<Profile, ProfileError> {
+    let text = std::str::from_utf8(bytes).map_err(|error| {
         let source = std::io::Error::new(std::io::ErrorKind::InvalidData, error);
         ProfileError::Io { path: path.into(), source }
     })?;
-    dandyroll_server::profiles::parse(text).map_err(|source| ProfileError::File { path: path.into(), source })
+    parse(text).map_err(|source| ProfileError::File { path: path.into(), source })
+}
+
+/// The profile's JSON, field for field as in its canonical form.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wire {
+    algorithm: String,
+    background_sha256: Option<String>,
+    bias_site: String,
+    context_width: u8,
+    delta: f64,
+    entropy_threshold: Option<f64>,
+    function_version: u32,
+    gamma: f64,
+    model_sha256: Option<String>,
+    seeding: String,
+    tokenizer_sha256: String,
+}
+
+/// Reads a profile's JSON.
+pub fn parse(text: &str) -> Result<Profile, FormError> {
+    let wire: Wire = serde_json::from_str(text).map_err(|error| FormError::Json(error.to_string()))?;
+    let version = wire.function_version.to_string();
+    for (field, found, known) in [
+        ("algorithm", &wire.algorithm, "green-list"),
+        ("bias_site", &wire.bias_site, "raw-logits"),
+        ("function_version", &version, "1"),
+    ] {
+        if found != known {
+            let found = found.chars().take(64).collect();
+            return Err(FormError::Unsupported { field, found, known });
+        }
+    }
+    let seeding = Seeding::named(&wire.seeding).ok_or_else(|| {
+        let found = wire.seeding.chars().take(64).collect();
+        FormError::Unsupported { field: "seeding", found, known: "left or min" }
+    })?;
+    let recipe =
+        Recipe::new(wire.gamma, wire.delta, wire.context_width, wire.entropy_threshold)?.seeded(seeding);
+    let digest =
+        |field, text: &str| text.parse::<Sha256Digest>().map_err(|error| FormError::Digest(field, error));
+    let tokenizer = digest("tokenizer_sha256", &wire.tokenizer_sha256)?;
+    let model = wire.model_sha256.as_deref().map(|text| digest("model_sha256", text)).transpose()?;
+    if model.is_some() && recipe.threshold.is_none() {
+        return Err(FormError::ModelWithoutThreshold);
+    }
+    let background =
+        wire.background_sha256.as_deref().map(|text| digest("background_sha256", text)).transpose()?;
+    Ok(recipe.bind(tokenizer, model)?.with_background(background))
 }
 
 #[cfg(test)]
@@ -139,6 +286,17 @@ mod tests {
         assert_eq!(named.bind(TOKENIZER, None).unwrap().id(), code.id());
         assert!(named.bind(MODEL, Some(MODEL)).unwrap_err().to_string().contains("another tokenizer"));
         assert!(named.bind(TOKENIZER, Some(TOKENIZER)).unwrap_err().to_string().contains("another model"));
+    }
+
+    #[test]
+    fn every_built_in_reads_back_under_both_seedings() {
+        for name in BUILT_IN {
+            let recipe = Recipe::built_in(name).unwrap();
+            for seeding in [Seeding::Left, Seeding::Min] {
+                let profile = recipe.seeded(seeding).bind(TOKENIZER, Some(MODEL)).unwrap();
+                assert_eq!(parse(&profile.canonical_json()).unwrap(), profile);
+            }
+        }
     }
 
     #[test]
@@ -178,7 +336,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_text_is_refused_or_read_without_a_panic(text in ".{0,300}") {
-            prop_assert!(parse(Path::new("p"), text.as_bytes()).is_err());
+            prop_assert!(read(Path::new("p"), text.as_bytes()).is_err());
         }
 
         #[test]
@@ -194,7 +352,7 @@ mod tests {
             let recipe = Recipe::new(gamma, delta, width, tau).unwrap().seeded(seeding);
             let profile = recipe.bind(TOKENIZER, Some(MODEL)).unwrap();
             let profile = profile.with_background(background);
-            let read = parse(Path::new("p"), profile.canonical_json().as_bytes()).unwrap();
+            let read = read(Path::new("p"), profile.canonical_json().as_bytes()).unwrap();
             prop_assert_eq!(read.id(), profile.id());
         }
     }

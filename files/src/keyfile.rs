@@ -21,22 +21,51 @@ const MAX_BYTES: u64 = 4096;
 
 /// Why a key file could not be used. No variant carries the file's content.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum KeyFileError {
+pub enum KeyFileError {
+    /// The system refused.
     #[error("key file {path}: {source}")]
-    Io { path: PathBuf, source: io::Error },
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A new key would replace a file.
     #[error("key file {0} exists already; a key is never overwritten")]
     Exists(PathBuf),
+    /// A folder, a pipe, a device.
     #[error("key file {0} is not a regular file")]
     NotAFile(PathBuf),
+    /// Others than the owner have access.
     #[error(
         "key file {path} has mode {mode:04o}: others than its owner may read or change it. \
          Run: chmod 600 {path}"
     )]
-    Mode { path: PathBuf, mode: u32 },
+    Mode {
+        /// Which file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// Another kind of file, or a damaged one.
     #[error("key file {path}: not a key file ({what})")]
-    Malformed { path: PathBuf, what: String },
+    Malformed {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong, without its content.
+        what: String,
+    },
+    /// The master is another one than the id says.
     #[error("key file {path} is damaged: it says {stated}, its master belongs to {derived}")]
-    IdMismatch { path: PathBuf, stated: KeyId, derived: KeyId },
+    IdMismatch {
+        /// Which file.
+        path: PathBuf,
+        /// The id in the file.
+        stated: KeyId,
+        /// The id of the master in the file.
+        derived: KeyId,
+    },
+    /// No key can be made.
     #[error("the system's random source failed: {0}")]
     Random(getrandom::Error),
 }
@@ -51,7 +80,7 @@ struct Wire<'a> {
 }
 
 /// Makes a new key and writes it to a file that did not exist, with mode 0600.
-pub(crate) fn create(path: &Path) -> Result<KeyId, KeyFileError> {
+pub fn create(path: &Path) -> Result<KeyId, KeyFileError> {
     let mut bytes = [0_u8; 32];
     getrandom::fill(&mut bytes).map_err(KeyFileError::Random)?;
     let master = MasterKey::take(&mut bytes);
@@ -97,7 +126,7 @@ fn sync_folder(path: &Path) -> io::Result<()> {
 }
 
 /// Reads a key file, refusing any that others may read.
-pub(crate) fn read(path: &Path) -> Result<MasterKey, KeyFileError> {
+pub fn read(path: &Path) -> Result<MasterKey, KeyFileError> {
     let io_error = |source| KeyFileError::Io { path: path.into(), source };
     // Checked before it is opened, so that a pipe or device does not block; and again on the open file.
     if !std::fs::metadata(path).map_err(io_error)?.is_file() {

@@ -1,0 +1,42 @@
+//! The Python package's native part: texts in, columns out; logits in, marked logits out.
+//!
+//! Nothing is decided here. Key files, profiles and background lists are read by `dandyroll-files`, texts are judged
+//! by the [`dandyroll_dumps::Judge`] that `dandyroll detect --output` uses, logits are marked by
+//! [`dandyroll_scheme::Marker`] and, where the generator takes δ back, by the generator's `neighbours`. `python/dandyroll` wraps these classes; nobody else should use them.
+
+mod columns;
+mod detector;
+mod lists;
+mod marker;
+/// The generator's own file: what it leaves unmarked is left unmarked here, from the same source. The crate around it
+/// is a model's decode loop, which this package has no use for.
+#[path = "../../generator/src/neighbours.rs"]
+mod neighbours;
+mod texts;
+
+use std::path::Path;
+
+use dandyroll_vocab::Vocabulary;
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+
+/// What the caller has to change, in words. No error of the crates used here carries a file's content.
+fn refused(error: impl std::fmt::Display) -> PyErr {
+    PyValueError::new_err(error.to_string())
+}
+
+/// A `tokenizer.json`, named by itself or by the model directory it lies in.
+fn vocabulary(py: Python<'_>, path: &Path) -> PyResult<Vocabulary> {
+    let file = if path.is_dir() { path.join("tokenizer.json") } else { path.to_path_buf() };
+    py.detach(|| Vocabulary::open(file)).map_err(refused)
+}
+
+/// Dandyroll's core.
+#[pymodule]
+fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    module.add("MIN_SCORED", dandyroll_detector::Policy::STANDARD.min_scored())?;
+    module.add_class::<detector::CoreDetector>()?;
+    module.add_class::<marker::CoreMarker>()?;
+    module.add_class::<lists::CoreLists>()
+}

@@ -1,0 +1,3 @@
+"""Makes the shared fixtures known to the tests here."""
+
+from shared import *  # noqa: F403

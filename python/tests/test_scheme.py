@@ -1,0 +1,93 @@
+"""The keyed function through the wheel equals the golden vectors, which never change."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dandyroll.scheme import KeyedLists
+from shared import ROOT, MakeKey, write_key
+
+PRF = ROOT / "fixtures" / "prf"
+
+
+def rows(name: str, kind: str) -> list[dict[str, Any]]:
+    """The rows of a kind; that there are some is part of the test."""
+    found = [row for row in map(json.loads, (PRF / name).read_text().splitlines()) if row["kind"] == kind]
+    assert found
+    return found
+
+
+def lists(folder: Path, row: dict[str, Any], seeding: str) -> KeyedLists:
+    """The lists that a row is about."""
+    master = bytes.fromhex(row["master"])
+    return KeyedLists(write_key(folder / f"{row['master'][:8]}.key", master), row["tokenizer"], row["width"], seeding)
+
+
+def test_key_ids_are_the_golden_ones(tmp_path: Path) -> None:
+    for row in rows("v1.jsonl", "key"):
+        path = write_key(tmp_path / "k.key", bytes.fromhex(row["master"]))
+        assert KeyedLists(path, "0" * 64, 2).key_id == row["key_id"]
+
+
+@pytest.mark.parametrize(("name", "seeding", "count"), [("v1.jsonl", "left", 126), ("v1_min.jsonl", "min", 128)])
+def test_words_are_the_golden_ones(tmp_path: Path, name: str, seeding: str, count: int) -> None:
+    found = rows(name, "words")
+    assert len(found) == count
+    for row in found:
+        assert lists(tmp_path, row, seeding).words(row["context"], row["tokens"]) == row["words"], row
+    # The other seeding gives other words wherever there is a context.
+    other = {"left": "min", "min": "left"}[seeding]
+    row = next(row for row in found if row["width"] == 2)
+    assert lists(tmp_path, row, other).words(row["context"], row["tokens"]) != row["words"]
+
+
+def test_whole_vocabularies_are_the_golden_ones(tmp_path: Path) -> None:
+    for row in rows("v1.jsonl", "vocabulary"):
+        keyed = lists(tmp_path, row, "left")
+        words = keyed.vocabulary(row["context"], row["size"])
+        assert hashlib.sha256(words).hexdigest() == row["words_sha256"]
+        for gamma, green in row["green"].items():
+            assert sum(keyed.green(row["context"], range(row["size"]), float(gamma))) == green
+        assert list(struct.unpack("<7I", words[:28])) == keyed.words(row["context"], range(7))
+
+
+def test_thresholds_and_refusals_are_the_golden_ones(tmp_path: Path, make_key: MakeKey) -> None:
+    keyed = KeyedLists(make_key("a"), "0" * 64, 0)
+    words = keyed.words([], range(4096))
+    for row in rows("v1.jsonl", "gamma"):
+        expected = [word < row["threshold"] for word in words]
+        assert keyed.green([], range(4096), row["gamma"]) == expected and any(expected) and not all(expected)
+    for row in rows("v1.jsonl", "refused-gamma"):
+        with pytest.raises(ValueError, match="gamma"):
+            keyed.green([], [1], row["gamma"])
+    for row in rows("v1.jsonl", "refused-context"):
+        with pytest.raises(ValueError, match=f"depend on {row['width']}"):
+            KeyedLists(make_key("a"), "0" * 64, row["width"]).words(row["context"], [1])
+
+
+def test_what_is_wrong_is_named_and_the_key_stays_in(make_key: MakeKey) -> None:
+    key = make_key("a")
+    cases: list[tuple[tuple[Any, ...], str]] = [
+        ((key, "00", 2), "tokenizer_sha256"),
+        ((key, "0" * 64, 9), "context width = 9"),
+        ((key, "0" * 64, 2, "max"), 'seeding "max": left or min'),
+        ((key, "0" * 64, 0, "min"), "seeding min needs"),
+        ((key.with_name("none"), "0" * 64, 2), "none"),
+    ]
+    for arguments, words in cases:
+        with pytest.raises(ValueError, match=words):
+            KeyedLists(*arguments)
+    keyed = KeyedLists(key, "0" * 64, 2)
+    assert repr(keyed) == f"KeyedLists(key_id='{keyed.key_id}')"
+    with pytest.raises(TypeError, match="cannot be pickled"):
+        pickle.dumps(keyed)
+    for wrong in (-1, 2**32):
+        with pytest.raises(OverflowError):
+            keyed.words([1, 2], [wrong])
