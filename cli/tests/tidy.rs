@@ -20,6 +20,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("api", &[]),
     ("server", &["scheme", "vocab", "detector", "generator", "dumps", "api"]),
     ("cli", &["scheme", "vocab", "detector", "generator", "dumps", "api", "server"]),
+    ("load", &["scheme", "vocab", "detector", "generator", "api"]),
 ];
 
 /// Crates of others with the one crate of ours that may use each.
