@@ -35,6 +35,16 @@ enum What {
         #[arg(long, default_value_t = 60.0)]
         seconds: f64,
     },
+    /// As many callers as given, each of whom waits for its answer: throughput only, no latency to quote.
+    Closed {
+        #[command(flatten)]
+        common: Common,
+        #[arg(long, default_value_t = 8)]
+        connections: usize,
+        /// Seconds.
+        #[arg(long, default_value_t = 10.0)]
+        seconds: f64,
+    },
     /// Finds the rate that the service keeps up with (a closed loop), then runs half of it and twice of it.
     Saturate {
         #[command(flatten)]
@@ -171,6 +181,11 @@ async fn measure(what: &What, common: &Common) -> Result<(Option<f64>, Vec<Phase
             keep(open_loop(&target, mix, "open", common.open(*rate, *seconds)).await?);
             None
         }
+        What::Closed { connections, seconds, .. } => {
+            let length = length(*seconds)?;
+            keep(closed_loop(&target, mix, "closed", *connections, length, common.seed).await?);
+            None
+        }
         What::Saturate { connections, probe_seconds, minutes, overload_minutes, .. } => {
             // What is first used is slow: code and files come from disk, pools grow.
             let warm =
@@ -200,7 +215,8 @@ async fn measure(what: &What, common: &Common) -> Result<(Option<f64>, Vec<Phase
 }
 
 fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let (What::Open { common, .. } | What::Saturate { common, .. }) = &arguments.what;
+    let (What::Open { common, .. } | What::Closed { common, .. } | What::Saturate { common, .. }) =
+        &arguments.what;
     let origin = Origin::now("dandyroll-load");
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(common.threads.max(1))

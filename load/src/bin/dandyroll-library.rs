@@ -35,6 +35,21 @@ enum Arguments {
         #[arg(long, default_value = "target/load/generation.json")]
         out: PathBuf,
     },
+    /// Detects in texts on all cores, and says how many a second.
+    Texts {
+        #[arg(long, default_value = "fixtures/model/tokenizer.json")]
+        tokenizer: PathBuf,
+        #[arg(long, default_value = "fixtures/corpora/prose_heldout.jsonl")]
+        corpus: PathBuf,
+        /// Tokens of a text.
+        #[arg(long, default_value_t = 300)]
+        tokens: usize,
+        #[arg(long, default_value_t = 2.0)]
+        seconds: f64,
+        /// Threads; all cores unless given.
+        #[arg(long)]
+        threads: Option<usize>,
+    },
     /// Answers requests of load/peers/compare.py, line by line.
     Peer {
         #[arg(long, default_value = "fixtures/model")]
@@ -240,6 +255,40 @@ fn peer(model: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
+fn detect_texts(
+    tokenizer: &Path,
+    corpus: &Path,
+    tokens: usize,
+    seconds: f64,
+    threads: Option<usize>,
+) -> Result<(), Failure> {
+    let vocabulary = Vocabulary::open(tokenizer).map_err(Failure::new)?;
+    let texts = texts::of_length(&texts::read(corpus)?, &vocabulary, tokens, 64)?;
+    let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+    let start = Instant::now();
+    let one = || -> Result<u32, Failure> {
+        let (mut detecting, mut done) = (Detecting::new(vocabulary.digest())?, 0);
+        for text in texts.iter().cycle() {
+            if start.elapsed().as_secs_f64() >= seconds {
+                break;
+            }
+            std::hint::black_box(detecting.text(&vocabulary, text)?);
+            done += 1;
+        }
+        Ok(done)
+    };
+    let counts = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(one)).collect();
+        workers
+            .into_iter()
+            .map(|worker| worker.join().map_err(|_| Failure::new("a thread ended in a panic"))?)
+            .collect::<Result<Vec<u32>, Failure>>()
+    })?;
+    let rate = f64::from(counts.iter().sum::<u32>()) / start.elapsed().as_secs_f64();
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{}", json!({ "texts_per_second": rate, "threads": threads })).map_err(Failure::new)
+}
+
 fn hot(path: Hot, times: usize) -> Result<(), Failure> {
     let vocabulary = Arc::new(Vocabulary::open("fixtures/model/tokenizer.json").map_err(Failure::new)?);
     let documents = texts::read(Path::new("fixtures/corpora/prose_heldout.jsonl"))?;
@@ -275,6 +324,9 @@ fn main() -> ExitCode {
     let result = match Arguments::parse() {
         Arguments::Generate { model, prompts, tokens, rounds, out } => {
             generate(&model, &prompts, tokens, rounds, &out)
+        }
+        Arguments::Texts { tokenizer, corpus, tokens, seconds, threads } => {
+            detect_texts(&tokenizer, &corpus, tokens, seconds, threads)
         }
         Arguments::Peer { model } => peer(&model),
         Arguments::Hot { path, times } => hot(path, times),
