@@ -4,7 +4,7 @@
 
 The Python that runs it has requirements.txt installed (`x.py peers` sees to that); LIBRARY is the program
 `dandyroll-library`. Both sides use one thread. Each round measures one side right after the other, every second one
-in the opposite order, and the ratio is taken round by round: what slows the machine slows both. Which of a side's
+in the opposite order, and the ratio is taken round by round: what slows the machine slows both; `ratio_on_core` is of the threads' time on a core. Which of a side's
 forms is compared is the fast one: the peers' detector keeps its cache of scores (cleared before each round, as a
 new text would find it), ONNX Runtime's Python gets its past back without a copy, and picks the likeliest token.
 """
@@ -40,6 +40,10 @@ TOKENS = 300
 GENERATED = 64
 
 
+# Seconds by the clock, and on a core: the latter leave out what other programs on the machine took.
+Took = tuple[float, float]
+
+
 class Ours:
     """`dandyroll-library peer`: it times itself, without the pipe between us."""
 
@@ -56,8 +60,9 @@ class Ours:
             raise SystemExit("dandyroll-library ended")
         return json.loads(line)
 
-    def seconds(self, what: str, times: int, **more: object) -> float:
-        return self.ask(what, times=times, **more)["seconds"] / times
+    def seconds(self, what: str, times: int, **more: object) -> Took:
+        answer = self.ask(what, times=times, **more)
+        return answer["seconds"] / times, answer["on_core"] / times
 
 
 class OnnxPython:
@@ -94,10 +99,11 @@ class OnnxPython:
             length += 1
 
 
-def clock(work) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
+def clock(work, times: int = 1) -> Took:
+    start, before = time.perf_counter(), time.thread_time()
+    for _ in range(times):
+        work()
+    return (time.perf_counter() - start) / times, (time.thread_time() - before) / times
 
 
 def spread(values: list[float]) -> dict:
@@ -106,20 +112,21 @@ def spread(values: list[float]) -> dict:
 
 
 def in_turns(rounds: int, peer, ours) -> dict:
-    """Seconds of each side for the same work; `ratio` is how many times faster ours is."""
+    """Seconds of each side for the same work; ratios are how many times faster ours is."""
     peer(), ours()
     peers, own = [], []
     for number in range(rounds):
         sides = [(peers, peer), (own, ours)]
         for seconds, measure in sides if number % 2 == 0 else sides[::-1]:
             seconds.append(measure())
-    ratios = [p / o for p, o in zip(peers, own)]
-    return {"peer_seconds": spread(peers), "our_seconds": spread(own), "ratio": spread(ratios)}
+    ratios = lambda clock: spread([p[clock] / o[clock] for p, o in zip(peers, own)])
+    on_core = lambda side: spread([seconds[1] for seconds in side])
+    return {"peer_seconds_on_core": on_core(peers), "our_seconds_on_core": on_core(own), "ratio": ratios(0), "ratio_on_core": ratios(1)}
 
 
 def calibrated(ours: Ours, what: str, **more: object) -> int:
     """Repetitions that take about 0.1 s, so that the clock's own grain is small."""
-    return max(1, int(0.1 / max(ours.seconds(what, 3, **more), 1e-7)))
+    return max(1, int(0.1 / max(ours.seconds(what, 3, **more)[1], 1e-7)))
 
 
 def texts_of(tokenizer: Tokenizer, count: int) -> list[str]:
@@ -151,11 +158,11 @@ def measure(ours: Ours, rounds: int) -> list[dict]:
 
     def row(what: str, peer_name: str, floor: float | None, aim: float | None, result: dict) -> None:
         rows.append({"what": what, "peer": peer_name, "floor": floor, "aim": aim, **result})
-        ratio = result["ratio"]
+        ratio = result["ratio_on_core"]
         print(f"{what}, against {peer_name}: {ratio['median']:.4g} ({ratio['lower']:.4g} – {ratio['upper']:.4g})", flush=True)
 
     def peer_ids(vocabulary: int):
-        def once() -> float:
+        def once() -> Took:
             found = detector(vocabulary)
             batches = [torch.tensor([one]) for one in ids]
             return clock(lambda: [found(batch, return_dict=True) for batch in batches])
@@ -163,7 +170,7 @@ def measure(ours: Ours, rounds: int) -> list[dict]:
         return once
 
     def peer_texts(vocabulary: int):
-        def once() -> float:
+        def once() -> Took:
             found = detector(vocabulary)
             return clock(lambda: [found(torch.tensor([encode(text)]), return_dict=True) for text in texts])
 
@@ -181,14 +188,14 @@ def measure(ours: Ours, rounds: int) -> list[dict]:
     encode_times = calibrated(ours, "encode")
     bare = lambda: ours.seconds("encode", encode_times)
     row("detection, text in", "bare tokenizers 1.x encoder", 0.25, 0.5, in_turns(rounds, bare, own_text))
-    encode_all = lambda: clock(lambda: [encode(text) for _ in range(20) for text in texts]) / 20
+    encode_all = lambda: clock(lambda: [encode(text) for text in texts], 20)
     row("tokenising", "tokenizers 0.23 for Python", None, None, in_turns(rounds, encode_all, bare))
 
     for width, floor in ((50_257, None), (151_936, None)):
         processor = WatermarkLogitsProcessor(width, "cpu", 0.25, 2.0, seeding_scheme="lefthash", context_width=1)
         scores, last = torch.randn(1, width), torch.tensor([[3, 4, 5]])
         processor(last, scores)
-        steps = lambda: clock(lambda: [processor(last, scores) for _ in range(20)]) / 20
+        steps = lambda: clock(lambda: processor(last, scores), 20)
         bias_times = calibrated(ours, "bias", width=width)
         row(f"marking a step, V = {width}", "transformers WatermarkLogitsProcessor", floor, None,
             in_turns(rounds, steps, lambda: ours.seconds("bias", bias_times, width=width)))
@@ -198,14 +205,14 @@ def measure(ours: Ours, rounds: int) -> list[dict]:
     python = OnnxPython()
     made = {}
 
-    def peer_generates() -> float:
+    def peer_generates() -> Took:
         return clock(lambda: made.update(peer=[python.generate(prompt, GENERATED) for prompt in prompts]))
 
     def we_generate(marked: bool, together: int):
-        def once() -> float:
+        def once() -> Took:
             answer = ours.ask("generate", prompts=prompts, tokens=GENERATED, marked=marked, together=together)
             made["ours"] = answer["ids"]
-            return answer["seconds"]
+            return answer["seconds"], answer["on_core"]
 
         return once
 

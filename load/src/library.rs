@@ -11,6 +11,7 @@ use dandyroll_scheme::{Gamma, ListKey, Marker, MasterKey, Profile, Recipe, Sha25
 use dandyroll_vocab::{Vocabulary, normalise};
 
 use crate::Failure;
+use crate::machine::thread_time;
 
 fn profile(tokenizer: Sha256Digest) -> Result<Profile, Failure> {
     Recipe::prose_v1().bind(tokenizer, None).map_err(Failure::new)
@@ -155,13 +156,24 @@ pub struct Generated {
     pub ids: Vec<Vec<u32>>,
     /// From the first prompt to the last token.
     pub took: Duration,
+    /// Of that, on a core; null where it is not known.
+    pub on_core: Option<Duration>,
 }
 
 impl Generated {
     /// Tokens a second.
     pub fn rate(&self) -> f64 {
+        self.tokens() / self.took.as_secs_f64()
+    }
+
+    /// Tokens in a second on a core; not a number where that is not known.
+    pub fn rate_on_core(&self) -> f64 {
+        self.on_core.map_or(f64::NAN, |time| self.tokens() / time.as_secs_f64())
+    }
+
+    fn tokens(&self) -> f64 {
         let tokens: usize = self.ids.iter().map(Vec::len).sum();
-        f64::from(u32::try_from(tokens).unwrap_or(u32::MAX)) / self.took.as_secs_f64()
+        f64::from(u32::try_from(tokens).unwrap_or(u32::MAX))
     }
 }
 
@@ -192,7 +204,7 @@ impl Generating {
         } else {
             None
         };
-        let start = Instant::now();
+        let (start, before) = (Instant::now(), thread_time());
         let mut ids = Vec::new();
         let numbered: Vec<(u64, &Vec<TokenId>)> = (0..).zip(&order.prompts).collect();
         for prompts in numbered.chunks(order.together.max(1)) {
@@ -214,7 +226,8 @@ impl Generating {
                 steps.iter().map(|step| step.token.0).collect::<Vec<_>>()
             }));
         }
-        Ok(Generated { ids, took: start.elapsed() })
+        let on_core = before.zip(thread_time()).map(|(before, after)| after.saturating_sub(before));
+        Ok(Generated { ids, took: start.elapsed(), on_core })
     }
 
     fn begin(&mut self, request: Request) -> Result<Writing, Failure> {

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use serde::Serialize;
 use time::OffsetDateTime;
@@ -93,6 +94,13 @@ pub fn resident_kib(process: u32) -> Option<u64> {
     kibibytes(field(&file(&format!("/proc/{process}/status"))?, "VmRSS")?)
 }
 
+/// Time that this thread has spent on a core; `None` where the system does not say. On a shared machine it varies
+/// far less than the clock on the wall.
+pub fn thread_time() -> Option<Duration> {
+    let text = file("/proc/thread-self/schedstat")?;
+    text.split(' ').next()?.parse().ok().map(Duration::from_nanos)
+}
+
 /// Writes a result as JSON, its folder included.
 pub fn write(path: &Path, result: &impl Serialize) -> Result<(), Failure> {
     if let Some(folder) = path.parent() {
@@ -113,6 +121,14 @@ mod tests {
         assert_eq!(field(text, "model name"), Some("Some CPU @ 2: GHz"));
         assert_eq!(field(text, "VmRSS").and_then(kibibytes), Some(1234));
         assert_eq!(field(text, "VmHWM"), None);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn sleeping_costs_no_time_of_the_thread() {
+        let Some(before) = thread_time() else { return };
+        std::thread::sleep(Duration::from_millis(200));
+        assert!(thread_time().unwrap() - before < Duration::from_millis(100));
     }
 
     #[cfg(target_os = "linux")]

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use clap::{Parser, ValueEnum};
 use dandyroll_load::library::{Detecting, Generating, Marking, Order, decode_steps};
-use dandyroll_load::machine::{Origin, write};
+use dandyroll_load::machine::{Origin, thread_time, write};
 use dandyroll_load::spread::Spread;
 use dandyroll_load::{Failure, texts};
 use dandyroll_scheme::TokenId;
@@ -87,6 +87,8 @@ struct Pair {
     below: Option<Spread>,
     /// above : below, round by round.
     ratio: Option<Spread>,
+    /// The same in tokens of a second on a core.
+    ratio_on_core: Option<Spread>,
 }
 
 #[derive(Serialize)]
@@ -117,8 +119,9 @@ fn generate(model: &Path, prompts: &Path, tokens: usize, rounds: u32, out: &Path
         together,
     };
     // Unmarked, marked, eight alone one after the other (marked), eight together.
-    let orders = [order(false, 1, 2), order(true, 1, 2), order(true, 1, 8), order(true, 8, 8)];
+    let orders = [order(false, 1, 4), order(true, 1, 4), order(true, 1, 8), order(true, 8, 8)];
     let mut rates: [Vec<f64>; 4] = Default::default();
+    let mut on_core: [Vec<f64>; 4] = Default::default();
     let mut same_ids = true;
     for order in &orders {
         generating.run(order)?;
@@ -133,6 +136,7 @@ fn generate(model: &Path, prompts: &Path, tokens: usize, rounds: u32, out: &Path
         for number in turn {
             let generated = generating.run(&orders[number])?;
             rates[number].push(generated.rate());
+            on_core[number].push(generated.rate_on_core());
             made[number] = Some(generated.ids);
         }
         same_ids &= made[2] == made[3];
@@ -142,12 +146,14 @@ fn generate(model: &Path, prompts: &Path, tokens: usize, rounds: u32, out: &Path
         above: Spread::of(&rates[above]),
         below: Spread::of(&rates[below]),
         ratio: Spread::of_ratios(&rates[above], &rates[below]),
+        ratio_on_core: Spread::of_ratios(&on_core[above], &on_core[below]),
     };
     let pairs = vec![pair("marked : unmarked", 1, 0), pair("eight together : one after another", 3, 2)];
     for pair in &pairs {
-        if let Some(ratio) = pair.ratio {
+        for (clock, ratio) in [("by the clock", pair.ratio), ("on the core", pair.ratio_on_core)] {
+            let Some(ratio) = ratio else { continue };
             eprintln!(
-                "{}: {:.3} ({:.3} – {:.3}) in {} rounds",
+                "{}, {clock}: {:.3} ({:.3} – {:.3}) in {} rounds",
                 pair.what, ratio.median, ratio.lower, ratio.upper, ratio.runs
             );
         }
@@ -185,7 +191,7 @@ struct Peer {
 impl Peer {
     fn answer(&mut self, ask: Ask) -> Result<serde_json::Value, Failure> {
         let vocabulary = Arc::clone(self.generating.vocabulary());
-        let start;
+        let (start, before);
         match ask {
             Ask::Ids { ids: all } => {
                 self.ids = all.iter().map(|one| ids(one)).collect();
@@ -200,7 +206,7 @@ impl Peer {
                 return Ok(json!({ "ids": ids }));
             }
             Ask::DetectIds { times } => {
-                start = Instant::now();
+                (start, before) = (Instant::now(), thread_time());
                 for _ in 0..times {
                     for ids in &self.ids {
                         std::hint::black_box(self.detecting.ids(ids)?);
@@ -208,7 +214,7 @@ impl Peer {
                 }
             }
             Ask::DetectTexts { times } => {
-                start = Instant::now();
+                (start, before) = (Instant::now(), thread_time());
                 for _ in 0..times {
                     for text in &self.texts {
                         std::hint::black_box(self.detecting.text(&vocabulary, text)?);
@@ -216,7 +222,7 @@ impl Peer {
                 }
             }
             Ask::Encode { times } => {
-                start = Instant::now();
+                (start, before) = (Instant::now(), thread_time());
                 for _ in 0..times {
                     for text in &self.texts {
                         std::hint::black_box(vocabulary.encode_ids(text).map_err(Failure::new)?);
@@ -227,18 +233,24 @@ impl Peer {
                 let prompts = prompts.iter().map(|one| ids(one)).collect();
                 let order = Order { prompts, tokens, marked, seed: None, together };
                 let made = self.generating.run(&order)?;
-                return Ok(json!({ "seconds": made.took.as_secs_f64(), "ids": made.ids }));
+                let on_core = made.on_core.map(|time| time.as_secs_f64());
+                return Ok(
+                    json!({ "seconds": made.took.as_secs_f64(), "on_core": on_core, "ids": made.ids }),
+                );
             }
             Ask::Bias { width, times } => {
                 let mut marking = Marking::new(width)?;
                 let entropy = marking.entropy()?;
-                start = Instant::now();
+                (start, before) = (Instant::now(), thread_time());
                 for last in 0..times {
                     std::hint::black_box(marking.bias(last, entropy));
                 }
             }
         }
-        Ok(json!({ "seconds": start.elapsed().as_secs_f64() }))
+        let seconds = start.elapsed().as_secs_f64();
+        let on_core =
+            before.zip(thread_time()).map(|(before, after)| after.saturating_sub(before).as_secs_f64());
+        Ok(json!({ "seconds": seconds, "on_core": on_core }))
     }
 }
 
