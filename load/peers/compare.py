@@ -125,8 +125,8 @@ def in_turns(rounds: int, peer, ours) -> dict:
 
 
 def calibrated(ours: Ours, what: str, **more: object) -> int:
-    """Repetitions that take about 0.1 s, so that the clock's own grain is small."""
-    return max(1, int(0.1 / max(ours.seconds(what, 3, **more)[1], 1e-7)))
+    """Repetitions that take about 0.2 s: a thread's time on a core is counted in ticks of some milliseconds."""
+    return max(1, int(0.2 / max(ours.seconds(what, 20, **more)[0], 1e-6)))
 
 
 def texts_of(tokenizer: Tokenizer, count: int) -> list[str]:
