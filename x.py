@@ -7,6 +7,11 @@
     python3 x.py setup          fetch ONNX Runtime (the other commands do so when it is missing)
     python3 x.py docs           write docs/http.md and docs/openapi.json from the service's own tables
     python3 x.py evidence       measure again what docs/evidence.md says, tables and pictures
+    python3 x.py load           a service under load: saturation, half of it, twice of it (--minutes 5 for the figures)
+    python3 x.py speed          marked against unmarked generation, eight texts at a time against one
+    python3 x.py peers          ours beside transformers and onnxruntime for Python, in turns (fetches gigabytes)
+    python3 x.py performance    write docs/performance.md from what the three above measured
+    python3 x.py callgrind      count the instructions of the hot paths against those kept (needs valgrind)
     python3 x.py clients        the openai package and schemathesis against the service, and lints of deploy/
     python3 x.py python         the Python package: lints, types, the wheel, its tests (downloads torch; Python 3.11)
     python3 x.py engines        10 000 documents through command, service, wheel, Spark, Ray, datatrove (needs Java 17)
@@ -238,6 +243,44 @@ def threshold(library: str) -> None:
         raise Failed(f"exit code {code}: dandyroll profiles propose-threshold")
 
 
+def release(*packages: str) -> Path:
+    """The folder of programs; each package built alone, as `cargo run` would build it."""
+    for package in packages:
+        run("cargo", "build", "--quiet", "--release", "--locked", "-p", package)
+    return ROOT / "target" / "release"
+
+
+def performance() -> None:
+    run(venv("load-venv", ROOT / "load" / "requirements.txt"), ROOT / "load" / "report.py")
+
+
+def load(arguments: list[str]) -> None:
+    library = str(setup())
+    folder = release("dandyroll-cli", "dandyroll-load")
+    run(sys.executable, "load/run.py", folder, "docs/performance", *arguments, ORT_DYLIB_PATH=library)
+    performance()
+
+
+def speed(arguments: list[str]) -> None:
+    library = str(setup())
+    program = release("dandyroll-load") / "dandyroll-library"
+    run(program, "generate", "--out", "docs/performance/generation.json", *arguments, ORT_DYLIB_PATH=library)
+    performance()
+
+
+def peers(arguments: list[str]) -> None:
+    """The peers' engine is the one of the Python package, ours the library that x.py sets up: the same version."""
+    library = str(setup())
+    python = venv("peers-venv", ROOT / "load" / "peers" / "requirements.txt")
+    program = release("dandyroll-load") / "dandyroll-library"
+    run(python, "load/peers/compare.py", program, "docs/performance/peers.json", *arguments, ORT_DYLIB_PATH=library)
+    performance()
+
+
+def callgrind(arguments: list[str]) -> None:
+    run(sys.executable, "load/callgrind.py", release("dandyroll-load") / "dandyroll-library", *arguments)
+
+
 def clients(arguments: list[str]) -> None:
     """Real clients against a running service, and deploy/ against the linters of its formats."""
     library = str(setup())
@@ -327,6 +370,11 @@ def main() -> int:
         "test": lambda: test(arguments),
         "setup": lambda: print(setup()),
         "evidence": lambda: evidence(arguments),
+        "load": lambda: load(arguments),
+        "speed": lambda: speed(arguments),
+        "peers": lambda: peers(arguments),
+        "performance": performance,
+        "callgrind": lambda: callgrind(arguments),
         "clients": lambda: clients(arguments),
         "python": lambda: python_package(arguments),
         "engines": lambda: engines(arguments),

@@ -22,6 +22,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("server", &["scheme", "vocab", "detector", "generator", "files", "dumps", "api"]),
     ("cli", &["scheme", "vocab", "detector", "generator", "files", "dumps", "api", "server"]),
     ("python", &["scheme", "vocab", "detector", "files", "dumps"]),
+    ("load", &["scheme", "vocab", "detector", "generator", "api"]),
 ];
 
 /// Crates of others with the one crate of ours that may use each.

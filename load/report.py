@@ -1,0 +1,218 @@
+#!/usr/bin/env python3
+"""Draws what was measured: docs/performance/*.json → docs/performance.md, pictures beside the JSON.
+
+    python3 x.py performance         draws again from the result files that are there
+    python3 x.py load | peers        measure, then call this
+
+A row without its result file says that it was not measured.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("svg")
+# The same bytes for the same figures.
+matplotlib.rcParams["svg.hashsalt"] = "dandyroll"
+import matplotlib.pyplot as plt
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = ROOT / "docs" / "performance"
+
+
+def read(name: str) -> dict | None:
+    path = FOLDER / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def number(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def ratio(spread: dict | None) -> str:
+    return "not measured" if spread is None else f"{number(spread['median'])} ({number(spread['lower'])} – {number(spread['upper'])})"
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    lines = ["| " + " | ".join(head) + " |", "| " + " | ".join("---" for _ in head) + " |"]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+
+
+def origin(report: dict) -> str:
+    machine = report["machine"]
+    commit = (report["commit"] or "unknown")[:12] + (" and changes" if report["modified"] else "")
+    busy = machine.get("load_average")
+    others = "" if busy is None else f", load average {busy:.1f} before it began"
+    return f"`{report['command']}`, commit {commit}, {machine['processor']}, {machine['cores']} cores{others}"
+
+
+def bound(value: float | None, sign: str = "≥ ", times: str = "") -> str:
+    return "–" if value is None else f"{sign}{value:,g}{times}"
+
+
+def verdict(median: float, floor: float | None, aim: float | None) -> str:
+    if aim is not None and median >= aim:
+        return "aim"
+    if floor is not None and median < floor:
+        return "**below the floor**"
+    return "floor" if floor is not None else "–"
+
+
+def rows_of_design() -> tuple[list[list[str]], list[str]]:
+    rows, sources = [], []
+    peers, generation, library = read("peers"), read("generation"), read("library")
+
+    def add(what: str, floor: float | None, aim: float | None, found: dict | None, command: str) -> None:
+        found = found or {}
+        best = found.get("ratio_on_core") or found.get("ratio")
+        reached = "–" if best is None else verdict(best["median"], floor, aim)
+        on_core = ratio(found["ratio_on_core"]) if found.get("ratio_on_core") else "–"
+        rows.append([what, bound(floor), bound(aim), on_core, ratio(found.get("ratio")), reached, f"`{command}`"])
+
+    marked = next((p for p in (generation or {"pairs": []})["pairs"] if p["what"].startswith("marked")), None)
+    add("generation, marked : unmarked tokens/s", 0.98, 0.995, marked, "x.py speed")
+    eight = next((p for p in (generation or {"pairs": []})["pairs"] if p["what"].startswith("eight")), None)
+    add("generation, eight together : one after another", 3, None, eight, "x.py speed")
+    if peers:
+        for row in peers["rows"]:
+            add(f"{row['what']} : {row['peer']}", row["floor"], row["aim"], row, "x.py peers")
+    else:
+        rows.append(["ours : peers", "–", "–", "–", "not measured", "–", "`x.py peers`"])
+    for name, floor, aim in (("single", 0.3, 0.6), ("batch of 64", 0.3, 0.8), ("stream of 64", 0.3, 0.8)):
+        spread = {"ratio": library["ratios"][name]} if library else None
+        add(f"HTTP detection of 300-token texts, {name} : the library on the same cores", floor, aim, spread, "x.py load --only library")
+    for name, report in (("generation", generation), ("peers", peers), ("HTTP beside the library", library)):
+        if report:
+            sources.append(f"- {name}: {origin(report)}")
+    return rows, sources
+
+
+def absolute() -> str:
+    peers = read("peers")
+    if not peers:
+        return ""
+    found = []
+    for row in peers["rows"]:
+        if row["what"].startswith("marking a step"):
+            found.append(f"{row['what'].removeprefix('marking a step, ')}: {row['our_seconds_on_core']['median'] * 1e6:.0f} µs "
+                         f"({row['our_seconds_on_core']['lower'] * 1e6:.0f} – {row['our_seconds_on_core']['upper'] * 1e6:.0f}), "
+                         f"the peer {row['peer_seconds_on_core']['median'] * 1e6:,.0f} µs")
+    return ("The first row of the design is in microseconds, not a ratio: bias of a whole step and a copy of its logits, floor 60 µs at "
+            "V = 50 257 and 0.2 ms at 151 936. In the run above: " + "; ".join(found) + ".\n")
+
+
+def picture(name: str, report: dict) -> None:
+    phases = [phase for phase in report["phases"] if phase["open"]]
+    figure, axes = plt.subplots(3, len(phases), figsize=(4.6 * len(phases), 6.4), sharex="col", squeeze=False)
+    for column, phase in enumerate(phases):
+        seconds = phase["seconds"]
+        time = [second["second"] for second in seconds]
+        top, middle, bottom = axes[0][column], axes[1][column], axes[2][column]
+        for key, label in (("p50_ms", "p50"), ("p99_ms", "p99")):
+            top.plot(time, [second[key] for second in seconds], linewidth=1, label=label)
+        top.set(yscale="log", title=f"{phase['name']}: {phase['open']['rate']:.0f}/s")
+        for key, label in (("accepted", "accepted"), ("refused", "429"), ("faults", "faults")):
+            middle.plot(time, [second[key] for second in seconds], linewidth=1, label=label)
+        bottom.plot([m["second"] for m in phase["memory"]], [m["resident_kib"] / 1024 for m in phase["memory"]], linewidth=1)
+        bottom.set(xlabel="s", ylim=(0, None))
+        if column == 0:
+            top.set_ylabel("latency of the accepted, ms")
+            middle.set_ylabel("requests of a second")
+            bottom.set_ylabel("resident memory, MiB")
+            top.legend(fontsize=7)
+            middle.legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(FOLDER / f"{name}.svg", metadata={"Date": None})
+    plt.close(figure)
+
+
+def memory(phase: dict) -> str:
+    values = [m["resident_kib"] / 1024 for m in phase["memory"]]
+    if len(values) < 6:
+        return "–"
+    third = len(values) // 3
+    first, last = sorted(values[:third])[third // 2], sorted(values[-third:])[third // 2]
+    return f"{first:.0f} → {last:.0f}"
+
+
+def loads() -> str:
+    parts = []
+    titles = {"detect": "Single texts", "bulk": "Batches and streams of 16 texts", "generate": "Generation streams of 48 tokens"}
+    for name, title in titles.items():
+        report = read(name)
+        if not report:
+            continue
+        picture(name, report)
+        rows = []
+        for phase in report["phases"]:
+            all_, open_ = phase["all"], phase["open"]
+            latency = all_["latency"]
+            rows.append([
+                phase["name"], number(open_["rate"] if open_ else None), number(all_["accepted_per_second"]),
+                *(number(latency[key]) if open_ else "–" for key in ("p50_ms", "p99_ms", "p999_ms")),
+                f"{all_['refused']}", number(all_["refusal"]["p99_ms"]),
+                ", ".join(f"{n} × {k}" for k, n in all_["faults"].items()) or "none", f"{phase['unsent']}", memory(phase),
+            ])
+        head = ["phase", "offered /s", "accepted /s", "p50 ms", "p99 ms", "p99.9 ms", "429", "p99 of 429, ms", "other faults", "unsent", "memory, MiB"]
+        parts.append(f"### {title}\n\n{table(head, rows)}\n")
+        if name == "generate":
+            tokens = [[p["name"], number(p["all"]["units_per_second"]), number(p["all"]["first_token"]["p50_ms"]),
+                       number(p["all"]["first_token"]["p99_ms"]), number(p["all"]["token_gap"]["p50_ms"]), number(p["all"]["token_gap"]["p99_ms"])]
+                      for p in report["phases"]]
+            parts.append(table(["phase", "tokens /s", "first token p50 ms", "p99 ms", "next token p50 ms", "p99 ms"], tokens) + "\n")
+        parts.append(f"![{title}](performance/{name}.svg)\n\n{origin(report)}\n")
+    return "\n".join(parts) if parts else "Not measured yet: `python3 x.py load`.\n"
+
+
+def instructions() -> str:
+    path = ROOT / "load" / "callgrind.json"
+    if not path.exists():
+        return ""
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    names = {"detect-ids": "detection in the ids of a text of 300 tokens", "detect-text": "the same from the text",
+             "bias": "bias of a step at V = 50 257, and a copy of its logits",
+             "step": "a whole marked step without the model at the fixture model's vocabulary"}
+    rows = [[names.get(path, path), f"{count:,}"] for path, count in kept["instructions"].items()]
+    return (f"## Instructions\n\n`python3 x.py callgrind` counts them and fails at more than {kept['margin']:.0%} above what is kept in "
+            f"`load/callgrind.json` ({kept['compiler']}). They do not depend on how busy a machine is. Valgrind shows programs AVX2 at most, so "
+            f"the AVX-512 forms are not what is counted.\n\n{table(['path', 'instructions of one run'], rows)}\n")
+
+
+def main() -> None:
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    rows, sources = rows_of_design()
+    text = f"""# Performance
+
+Written by `python3 x.py performance` from the result files in [performance/](performance/), which the commands below make. Do not edit.
+
+Ratios are taken within one run, one side right after the other, in turns: median and, in brackets, the middle half of the rounds. "On the core" counts only the time that a thread had a core, and decides what is reached where it is known; "by the clock" has in it what other programs took. Absolute figures are of the machine that is named, as busy as its load average says; **most of these were taken while the machine was shared with other builds**, so compare within a run, and do not quote milliseconds as what the service can do. Service and load generator shared its cores.
+
+## Against floor and aim
+
+{table(["what", "floor", "aim", "on the core", "by the clock", "reached", "command"], rows)}
+
+{absolute()}
+{chr(10).join(sources)}
+
+`cargo bench -p dandyroll-load --bench stages` times each stage alone; `cargo bench -p dandyroll-detector` has more of detection.
+
+## Under load
+
+Arrivals are Poisson at a fixed mean, whatever the answers do. Latency counts from the intended arrival to the answer's end, so a stall is seen by all who came during it. Saturation is the best rate of the closed loops; half of it should be calm, at twice of it the excess should get 429 and the rest keep its latency. What is over the generator's own bound of requests under way is counted as unsent.
+
+{loads()}
+{instructions()}
+## What the limit is
+
+The fixture model is small (six thousand tokens, a few million parameters), so that a step's own work is visible beside it: beside a model that is ten times slower, what marking costs is a tenth. Where marked generation lies below its floor here, the stage benchmarks say where to look: bias, and the check of likely tokens against the tokenizer. That row has not been profiled yet. Text-in detection beside the bare encoder is bounded by the keyed words of the distinct pairs and by normalising, which the encoder alone does not do.
+"""
+    (ROOT / "docs" / "performance.md").write_text(text.rstrip() + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

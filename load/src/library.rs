@@ -1,0 +1,294 @@
+//! The library's hot paths as they are measured: detection of ids and texts, a marking step, generation.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use dandyroll_detector::{Detector, Hypothesis, Mode, Policy, Report, Text};
+use dandyroll_generator::onnx::{OnnxModel, OnnxSequence, Options};
+use dandyroll_generator::{Decoder, Lexicon, LogitSource, Request, Row, Sampling};
+use dandyroll_scheme::{Gamma, ListKey, Marker, MasterKey, Profile, Recipe, Sha256Digest, Softmax, TokenId};
+use dandyroll_vocab::{Vocabulary, normalise};
+
+use crate::Failure;
+use crate::machine::thread_time;
+
+fn profile(tokenizer: Sha256Digest) -> Result<Profile, Failure> {
+    Recipe::prose_v1().bind(tokenizer, None).map_err(Failure::new)
+}
+
+fn master() -> MasterKey {
+    MasterKey::take(&mut [9; 32])
+}
+
+/// Detection under one key of `prose-v1`: h = 2, γ = ¼.
+#[derive(Debug)]
+pub struct Detecting {
+    lists: ListKey,
+    gamma: Gamma,
+    policy: Policy,
+    detector: Detector,
+    report: Report,
+}
+
+impl Detecting {
+    /// With empty buffers.
+    pub fn new(tokenizer: Sha256Digest) -> Result<Self, Failure> {
+        let profile = profile(tokenizer)?;
+        Ok(Self {
+            lists: master().lists(&profile.family()),
+            gamma: profile.gamma(),
+            policy: Policy::STANDARD,
+            detector: Detector::new(),
+            report: Report::default(),
+        })
+    }
+
+    /// Judges ids; gives log₁₀ of the adjusted p.
+    pub fn ids(&mut self, ids: &[TokenId]) -> Result<f64, Failure> {
+        let Self { lists, gamma, policy, detector, report } = self;
+        let hypotheses = [Hypothesis { lists, gamma: *gamma, mode: Mode::ModelFree, background: None }];
+        detector.detect_into(&Text::new(ids), &hypotheses, policy, report).map_err(Failure::new)?;
+        Ok(report.findings.first().map_or(0.0, |finding| finding.adjusted.get()))
+    }
+
+    /// Normalises, tokenises and judges a text.
+    pub fn text(&mut self, vocabulary: &Vocabulary, text: &str) -> Result<f64, Failure> {
+        let normalised = normalise(text);
+        let ids = vocabulary.encode_ids(normalised.text()).map_err(Failure::new)?;
+        self.ids(&ids)
+    }
+}
+
+/// Logits shaped as a model's, one token in twenty within 8 of the largest: the same on every machine.
+pub fn logits(width: usize) -> Vec<f32> {
+    let mut state = 1_u32;
+    (0..width)
+        .map(|_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let uniform = f32::from(u16::try_from(state >> 16).unwrap_or(0)) / 65_536.0;
+            24.0 * uniform.powi(8) - 8.0
+        })
+        .collect()
+}
+
+/// One marking step of `prose-v1` over a whole vocabulary: entropy and bias, as the decode loop does them.
+#[derive(Debug)]
+pub struct Marking {
+    marker: Marker,
+    raw: Vec<f32>,
+    scratch: Vec<f32>,
+    generated: [TokenId; 2],
+}
+
+impl Marking {
+    /// Over so many logits.
+    pub fn new(width: usize) -> Result<Self, Failure> {
+        let marker = Marker::new(&master(), &profile(Sha256Digest([7; 32]))?);
+        let raw = logits(width);
+        Ok(Self { marker, scratch: raw.clone(), raw, generated: [TokenId(5), TokenId(6)] })
+    }
+
+    /// The entropy of the raw logits, which an unmarked step needs, too (its record says it).
+    pub fn entropy(&self) -> Result<dandyroll_scheme::Nats, Failure> {
+        Softmax::of(&self.raw).map(|softmax| softmax.entropy()).ok_or_else(|| Failure::new("no distribution"))
+    }
+
+    /// Marks the step after the token `last`; gives the first logit.
+    pub fn bias(&mut self, last: u32, entropy: dandyroll_scheme::Nats) -> f32 {
+        self.generated = [self.generated[1], TokenId(last)];
+        self.scratch.copy_from_slice(&self.raw);
+        self.marker.apply(&self.generated, entropy, &mut self.scratch);
+        self.scratch.first().copied().unwrap_or_default()
+    }
+}
+
+/// A decoding loop without a model: entropy, mark, temperature, draw, text.
+pub fn decode_steps(vocabulary: &Arc<Vocabulary>, steps: usize, marked: bool) -> Result<usize, Failure> {
+    let lexicon = Lexicon::new(Arc::clone(vocabulary), None, &[]);
+    let width = vocabulary.size();
+    let marker =
+        if marked { Some(Arc::new(Marker::new(&master(), &profile(vocabulary.digest())?))) } else { None };
+    let request = Request { marker, ..Request::new(vec![TokenId(5)], Sampling::plain(1), steps) };
+    let limits = dandyroll_generator::Limits { width, context: steps + 2 };
+    let mut decoder = Decoder::new(request, &lexicon, limits).map_err(Failure::new)?;
+    let raw = logits(width);
+    while !decoder.is_finished() {
+        decoder.accept(&raw).map_err(Failure::new)?;
+    }
+    Ok(decoder.into_generation().steps.len())
+}
+
+/// A model with texts in the making. Texts end at their length only, so that runs are of equal work.
+#[derive(Debug)]
+pub struct Generating {
+    model: Model,
+    lexicon: Lexicon,
+}
+
+struct Model(OnnxModel);
+
+impl std::fmt::Debug for Model {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Model").field(&self.0.layout_name()).finish()
+    }
+}
+
+/// What to generate.
+#[derive(Clone, Debug)]
+pub struct Order {
+    /// What each text goes on from.
+    pub prompts: Vec<Vec<TokenId>>,
+    /// Tokens of each text.
+    pub tokens: usize,
+    /// Under `prose-v1`, or not at all.
+    pub marked: bool,
+    /// Draws of this seed and the text's number at temperature 1, or the likeliest token.
+    pub seed: Option<u64>,
+    /// Texts that are stepped together.
+    pub together: usize,
+}
+
+/// What was generated, and how long it took: prompts included.
+#[derive(Clone, Debug)]
+pub struct Generated {
+    /// Ids of each text.
+    pub ids: Vec<Vec<u32>>,
+    /// From the first prompt to the last token.
+    pub took: Duration,
+    /// Of that, on a core; null where it is not known.
+    pub on_core: Option<Duration>,
+}
+
+impl Generated {
+    /// Tokens a second.
+    pub fn rate(&self) -> f64 {
+        self.tokens() / self.took.as_secs_f64()
+    }
+
+    /// Tokens in a second on a core; not a number where that is not known.
+    pub fn rate_on_core(&self) -> f64 {
+        self.on_core.map_or(f64::NAN, |time| self.tokens() / time.as_secs_f64())
+    }
+
+    fn tokens(&self) -> f64 {
+        let tokens: usize = self.ids.iter().map(Vec::len).sum();
+        f64::from(u32::try_from(tokens).unwrap_or(u32::MAX))
+    }
+}
+
+struct Writing {
+    decoder: Decoder,
+    sequence: OnnxSequence,
+    logits: Vec<f32>,
+}
+
+impl Generating {
+    /// Loads a model; one thread works on an operation.
+    pub fn open(folder: &Path) -> Result<Self, Failure> {
+        let (model, lexicon) =
+            dandyroll_generator::onnx::open(folder, &Options::new()).map_err(Failure::new)?;
+        let lexicon = Lexicon::new(Arc::clone(lexicon.vocabulary()), lexicon.bos(), &[]);
+        Ok(Self { model: Model(model), lexicon })
+    }
+
+    /// The model's vocabulary.
+    pub fn vocabulary(&self) -> &Arc<Vocabulary> {
+        self.lexicon.vocabulary()
+    }
+
+    /// Generates all texts, `together` at a time.
+    pub fn run(&mut self, order: &Order) -> Result<Generated, Failure> {
+        let marker = if order.marked {
+            Some(Arc::new(Marker::new(&master(), &profile(self.vocabulary().digest())?)))
+        } else {
+            None
+        };
+        let (start, before) = (Instant::now(), thread_time());
+        let mut ids = Vec::new();
+        let numbered: Vec<(u64, &Vec<TokenId>)> = (0..).zip(&order.prompts).collect();
+        for prompts in numbered.chunks(order.together.max(1)) {
+            let mut writing = Vec::with_capacity(prompts.len());
+            for (number, prompt) in prompts {
+                let sampling =
+                    order.seed.map_or_else(Sampling::greedy, |seed| Sampling::plain(seed + number));
+                let request = Request {
+                    marker: marker.clone(),
+                    ..Request::new((*prompt).clone(), sampling, order.tokens)
+                };
+                writing.push(self.begin(request)?);
+            }
+            while writing.iter().any(|one| !one.decoder.is_finished()) {
+                self.step(&mut writing)?;
+            }
+            ids.extend(writing.into_iter().map(|one| {
+                let steps = one.decoder.into_generation().steps;
+                steps.iter().map(|step| step.token.0).collect::<Vec<_>>()
+            }));
+        }
+        let on_core = before.zip(thread_time()).map(|(before, after)| after.saturating_sub(before));
+        Ok(Generated { ids, took: start.elapsed(), on_core })
+    }
+
+    fn begin(&mut self, request: Request) -> Result<Writing, Failure> {
+        let model = &mut self.model.0;
+        let mut decoder = Decoder::new(request, &self.lexicon, model.limits()).map_err(Failure::new)?;
+        let (mut sequence, mut logits) = (model.begin().map_err(Failure::new)?, Vec::new());
+        model.prefill(&mut sequence, decoder.prompt(), &mut logits).map_err(Failure::new)?;
+        decoder.accept(&logits).map_err(Failure::new)?;
+        Ok(Writing { decoder, sequence, logits })
+    }
+
+    fn step(&mut self, writing: &mut [Writing]) -> Result<(), Failure> {
+        let mut rows: Vec<Row<'_, OnnxSequence>> = writing
+            .iter_mut()
+            .filter(|one| !one.decoder.is_finished())
+            .filter_map(|Writing { decoder, sequence, logits }| {
+                decoder.last().map(|token| Row { sequence, token, logits })
+            })
+            .collect();
+        self.model.0.step(&mut rows).map_err(Failure::new)?;
+        for Writing { decoder, logits, .. } in writing.iter_mut() {
+            if !decoder.is_finished() {
+                decoder.accept(logits).map_err(Failure::new)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_is_marked() {
+        let mut marking = Marking::new(1000).unwrap();
+        let entropy = marking.entropy().unwrap();
+        let raw = marking.raw.clone();
+        marking.bias(7, entropy);
+        let raised = raw.iter().zip(&marking.scratch).filter(|(raw, marked)| marked > raw).count();
+        // Binomial(1000, 1/4): σ = 13.7; 5σ.
+        assert!(raised.abs_diff(250) < 69, "{raised}");
+    }
+
+    #[test]
+    fn texts_in_and_ids_in_agree() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures");
+        let vocabulary = Vocabulary::open(folder.join("model/tokenizer.json")).unwrap();
+        let text = &crate::texts::read(&folder.join("corpora/prose_heldout.jsonl")).unwrap()[0];
+        let mut detecting = Detecting::new(vocabulary.digest()).unwrap();
+        let ids = vocabulary.encode_ids(text).unwrap();
+        assert_eq!(
+            detecting.ids(&ids).unwrap().to_bits(),
+            detecting.text(&vocabulary, text).unwrap().to_bits()
+        );
+    }
+
+    #[test]
+    fn decoding_without_a_model_takes_its_steps() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/model");
+        let vocabulary = Arc::new(Vocabulary::open(folder.join("tokenizer.json")).unwrap());
+        assert_eq!(decode_steps(&vocabulary, 5, true).unwrap(), 5);
+    }
+}

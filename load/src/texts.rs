@@ -1,0 +1,79 @@
+//! Human texts of given lengths in tokens, cut from the corpora.
+
+use std::path::Path;
+
+use dandyroll_vocab::{Vocabulary, normalise};
+use serde::Deserialize;
+
+use crate::Failure;
+
+#[derive(Deserialize)]
+struct Line {
+    text: String,
+}
+
+/// The texts of a JSON-lines file.
+pub fn read(path: &Path) -> Result<Vec<String>, Failure> {
+    let text = std::fs::read_to_string(path).map_err(|error| Failure::at(path, error))?;
+    text.lines()
+        .filter(|line| !line.is_empty())
+        .map(|line| {
+            serde_json::from_str::<Line>(line).map(|line| line.text).map_err(|error| Failure::at(path, error))
+        })
+        .collect()
+}
+
+/// `count` texts of `tokens` tokens each, which begin at different documents and go on with those that follow.
+pub fn of_length(
+    documents: &[String],
+    vocabulary: &Vocabulary,
+    tokens: usize,
+    count: usize,
+) -> Result<Vec<String>, Failure> {
+    if documents.is_empty() {
+        return Err(Failure::new("there are no texts"));
+    }
+    (0..count)
+        .map(|number| {
+            let mut text = String::new();
+            let first = number * documents.len() / count.max(1);
+            for document in documents.iter().cycle().skip(first) {
+                text.push_str(document);
+                text.push('\n');
+                // A token has a byte at least, mostly three or four: encode when there may be enough.
+                if text.len() < tokens {
+                    continue;
+                }
+                let whole = normalise(&text).into_text().into_owned();
+                let mut ids = vocabulary.encode_ids(&whole).map_err(Failure::new)?;
+                if ids.len() >= tokens {
+                    ids.truncate(tokens);
+                    return vocabulary.decode(&ids).map_err(Failure::new);
+                }
+            }
+            Err(Failure::new("the texts have no tokens"))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_have_the_length_that_was_asked_for() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures");
+        let vocabulary = Vocabulary::open(root.join("model/tokenizer.json")).unwrap();
+        let documents = read(&root.join("corpora/prose_heldout.jsonl")).unwrap();
+        for tokens in [20, 300, 1000] {
+            let texts = of_length(&documents, &vocabulary, tokens, 5).unwrap();
+            assert_eq!(texts.len(), 5);
+            for text in &texts {
+                // A cut text may be tokenised anew at its end.
+                let found = vocabulary.encode_ids(text).unwrap().len();
+                assert!(found.abs_diff(tokens) <= 2, "{found} for {tokens}");
+            }
+            assert_ne!(texts[0], texts[1]);
+        }
+    }
+}
