@@ -92,7 +92,7 @@ fn a_list_is_built_named_and_left_unscored() {
     for (ran, expected) in [
         (detect(&bound, &[]), "names the background list"),
         (detect(&bound, &["--background", &other]), "is another one than the profile's"),
-        (detect("prose-v1", &["--background", &list]), "the profile names no list"),
+        (detect("prose-v1", &["--background", &list]), "the profile names none"),
         (detect(&bound, &["--background", &rubbish]), "does not begin as a background list"),
         (profile(&narrow), "is for another context width"),
         (

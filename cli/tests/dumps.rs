@@ -179,7 +179,7 @@ fn a_row_says_what_detect_says_of_the_text_alone() {
         ],
         b"",
     );
-    assert!(ran.code == 2 && ran.err.contains("give it by --background"), "{}", ran.err);
+    assert!(ran.code == 2 && ran.err.contains("give its file (--background FILE"), "{}", ran.err);
 }
 
 #[test]
