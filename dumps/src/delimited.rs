@@ -7,7 +7,7 @@ use csv_core::{ReadRecordResult, Reader as Core, ReaderBuilder};
 use memchr::memchr;
 
 use crate::batch::{Batch, Body, Reader, Record};
-use crate::fault::{Fault, FaultKind, Place, columns};
+use crate::fault::{Fault, FaultKind, Place};
 use crate::stream::{Step, Stream, wide};
 
 /// More fields than any table has.
@@ -141,7 +141,9 @@ impl Delimited {
             .collect();
         let column = |name: &str| names.iter().position(|found| found == name);
         let Some(text) = column(&self.text) else {
-            let reason = format!("the header has no column {:?}; {}", self.text, columns(&names));
+            // A table without a header has its first document there, and no reason quotes a document.
+            let reason =
+                format!("the header has no column {:?}; there are {} columns", self.text, names.len());
             return Err(Fault::new(FaultKind::MalformedCsv, reason));
         };
         self.columns = Some((text, self.id.as_deref().and_then(column), fields));

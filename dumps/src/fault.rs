@@ -71,8 +71,7 @@ pub struct Place {
     pub byte: Option<u64>,
 }
 
-/// Names of columns for a reason: those that look like names, and how many there are. A table without a header has
-/// its first document there, and no reason quotes a document.
+/// A schema's names of columns for a reason, if they look like names, else how many there are.
 #[cfg(feature = "pipeline")]
 pub(crate) fn columns(names: &[String]) -> String {
     let plain = |name: &&String| {

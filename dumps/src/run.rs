@@ -343,6 +343,8 @@ fn sniffed(mut input: impl Read + Send + 'static, read: &Arc<AtomicU64>) -> io::
     Stream::new(Box::new(io::Cursor::new(start).chain(input)), compression, Arc::clone(read))
 }
 
+const READER_FAILED: &str = "its reader failed; please report it";
+
 impl Work<'_> {
     /// Reads every shard into numbered items. Ends early if nobody listens any more.
     fn read(&self, items: &SyncSender<(u64, Item)>) {
@@ -355,9 +357,12 @@ impl Work<'_> {
             if !send(Item::Open(shard)) {
                 return;
             }
-            let ended = match open(one.shard, self.options, &self.progress.read) {
-                Err(error) => Err(error.to_string()),
-                Ok(Err(fault)) => {
+            let opened = || open(one.shard, self.options, &self.progress.read);
+            // A fault of ours on one file must not cost the others.
+            let ended = match catch_unwind(AssertUnwindSafe(opened)) {
+                Err(_) => Err(READER_FAILED.into()),
+                Ok(Err(error)) => Err(error.to_string()),
+                Ok(Ok(Err(fault))) => {
                     let mut batch = Batch::default();
                     batch.fault(Place::default(), fault);
                     if !send(Item::Batch { shard, batch, bytes: 0 }) {
@@ -365,11 +370,10 @@ impl Work<'_> {
                     }
                     Ok(())
                 }
-                Ok(Ok(mut reader)) => loop {
+                Ok(Ok(Ok(mut reader))) => loop {
                     let mut batch = Batch::default();
-                    // A fault of ours on one file must not cost the others.
                     match catch_unwind(AssertUnwindSafe(|| reader.fill(&mut batch))) {
-                        Err(_) => break Err("its reader failed; please report it".into()),
+                        Err(_) => break Err(READER_FAILED.into()),
                         Ok(Err(error)) => break Err(error.to_string()),
                         Ok(Ok(false)) => break Ok(()),
                         Ok(Ok(true)) => {

@@ -6,8 +6,6 @@ CREATE TABLE jobs (
     place       TEXT NOT NULL CHECK (length(place) = 29),
     state       TEXT NOT NULL CHECK (state IN ('waiting', 'queued', 'running', 'done', 'failed', 'cancelled')),
     cancel      INTEGER NOT NULL CHECK (cancel IN (0, 1)),
-    -- How often it was begun and not stopped in order: what a job that ends its server is known by.
-    runs        INTEGER NOT NULL CHECK (runs >= 0),
     request     TEXT NOT NULL,
     bytes       INTEGER NOT NULL CHECK (bytes >= 0),
     total_bytes INTEGER NOT NULL CHECK (total_bytes >= 0),

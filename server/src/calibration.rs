@@ -106,8 +106,11 @@ fn unread(error: &serde_json::Error) -> ReportError {
     ReportError::Form(format!("line {}, column {}", error.line(), error.column()))
 }
 
-/// Reads what a version keeps: an array of reports of its key.
+/// Reads what a version keeps: an array of reports of its key, or the one report that was kept before there were several.
 pub(crate) fn parse_all(json: &str, key: &KeyId) -> Result<Vec<CalibrationReport>, ReportError> {
+    if json.starts_with('{') {
+        return Ok(vec![parse(json.as_bytes(), key)?]);
+    }
     let given: Vec<CalibrationReport> = serde_json::from_str(json).map_err(|error| unread(&error))?;
     given.into_iter().map(|report| check(report, key)).collect()
 }
@@ -233,6 +236,9 @@ mod tests {
         let other = MasterKey::take(&mut [6; 32]).id();
         let error = |json: &str| parse(json.as_bytes(), &key()).unwrap_err();
         assert!(matches!(parse(good.as_bytes(), &other), Err(ReportError::OtherKey { .. })));
+        let one = parse_all(&good, &key).unwrap();
+        assert_eq!(parse_all(&json_of_all(&one), &key).unwrap(), one);
+        assert!(parse_all("{}", &key).is_err() && parse_all("[{}]", &key).is_err());
         for (from, to, expected) in [
             ("calibration-1", "calibration-2", "another format"),
             (key().as_str(), "wmk_secret", "key_id"),

@@ -343,7 +343,8 @@ impl Jobs {
         let now = tx.now().await?;
         let cancel = match last {
             Some(counts) => tx.note_job(id, counts).await?,
-            None => false,
+            // It waited for another try, or never came to its work.
+            None => tx.job(id).await?.is_some_and(|row| row.cancel),
         };
         if state == JobState::Queued {
             let moved = tx.move_job(id, JobState::Running, JobState::Queued, now).await?;

@@ -27,7 +27,8 @@ macro_rules! migration {
     };
 }
 
-const ALL: &[Migration] = &[migration!(1, "0001_foundation"), migration!(2, "0002_jobs")];
+const ALL: &[Migration] =
+    &[migration!(1, "0001_foundation"), migration!(2, "0002_jobs"), migration!(3, "0003_job_runs")];
 
 /// Every migration this program knows.
 pub fn migrations() -> &'static [Migration] {
