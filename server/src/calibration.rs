@@ -236,9 +236,9 @@ mod tests {
         let other = MasterKey::take(&mut [6; 32]).id();
         let error = |json: &str| parse(json.as_bytes(), &key()).unwrap_err();
         assert!(matches!(parse(good.as_bytes(), &other), Err(ReportError::OtherKey { .. })));
-        let one = parse_all(&good, &key).unwrap();
-        assert_eq!(parse_all(&json_of_all(&one), &key).unwrap(), one);
-        assert!(parse_all("{}", &key).is_err() && parse_all("[{}]", &key).is_err());
+        let one = parse_all(&good, &key()).unwrap();
+        assert_eq!(parse_all(&json_of_all(&one), &key()).unwrap(), one);
+        assert!(parse_all("{}", &key()).is_err() && parse_all("[{}]", &key()).is_err());
         for (from, to, expected) in [
             ("calibration-1", "calibration-2", "another format"),
             (key().as_str(), "wmk_secret", "key_id"),
