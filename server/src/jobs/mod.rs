@@ -15,12 +15,12 @@ mod files;
 mod run;
 mod words;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dandyroll_api::jobs as wire;
 use tokio::sync::{Notify, watch};
@@ -86,6 +86,8 @@ struct Inner {
     /// Held while a job is counted and added, so that two do not take the last place.
     adding: tokio::sync::Mutex<()>,
     uploading: Mutex<BTreeSet<JobId>>,
+    /// Jobs that met a fault that may pass: how often, and when they are tried again.
+    again: Mutex<BTreeMap<JobId, (u32, Instant)>>,
 }
 
 /// The jobs of one server. Clones are the same.
@@ -134,7 +136,12 @@ impl Jobs {
         let why = format!("its server ended {DEATHS} times while it ran");
         let given_up = tx.give_up_jobs(files.place(), DEATHS, &why, now).await?;
         let taken = tx.requeue_jobs(files.place()).await?;
-        let known: BTreeSet<JobId> = tx.jobs_at(files.place()).await?.into_iter().map(|row| row.id).collect();
+        // Those that failed or were cancelled have no files.
+        let rows = tx.jobs_at(files.place()).await?.into_iter();
+        let known: BTreeSet<JobId> = rows
+            .filter(|row| !matches!(row.state, JobState::Failed | JobState::Cancelled))
+            .map(|row| row.id)
+            .collect();
         tx.commit().await?;
         if given_up > 0 {
             tracing::error!(jobs = given_up, "jobs have failed: {why}");
@@ -154,6 +161,7 @@ impl Jobs {
             stopping: watch::Sender::new(false),
             adding: tokio::sync::Mutex::new(()),
             uploading: Mutex::default(),
+            again: Mutex::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -274,15 +282,17 @@ impl Jobs {
     pub(crate) async fn receive(&self, caller: &Asker, id: &JobId) -> Result<Upload, JobError> {
         let row = self.row(&caller.token.id, id).await?;
         self.must_be_here(&row)?;
+        if !self.inner.uploading.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone()) {
+            return Err(JobError::Uploading(id.clone()));
+        }
+        let turn = Turn { jobs: self.clone(), id: id.clone() };
+        // Only now: another upload may have come to its end before this one had the turn.
+        let row = self.row(&caller.token.id, id).await?;
         if row.state != JobState::Waiting {
             return Err(JobError::State { id: id.clone(), state: row.state, wanted: "waiting" });
         }
         let order = Order::from_json(&row.request)?;
         let name = order.upload().ok_or_else(|| JobError::Damaged(id.clone()))?.to_owned();
-        if !self.inner.uploading.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone()) {
-            return Err(JobError::Uploading(id.clone()));
-        }
-        let turn = Turn { jobs: self.clone(), id: id.clone() };
         let (files, job) = (self.inner.files.clone(), id.clone());
         let limit = self.inner.settings.upload_limit.min(self.inner.settings.disk_limit);
         let incoming = blocking(move || files.receive(&job, &name, limit)).await?;

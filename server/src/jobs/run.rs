@@ -1,7 +1,7 @@
 //! Running jobs: one task that hands out turns, one for each that runs, and the threads of `dandyroll_dumps`.
 
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dandyroll_dumps::{Progress, Sink, Summary};
 use tokio::task::JoinSet;
@@ -29,7 +29,7 @@ enum Ended {
 }
 
 /// Runs of a job, of which all met a fault that may pass, after which it has failed.
-const TRIES: u64 = 10;
+const TRIES: u32 = 10;
 
 fn whole(number: u64) -> DetailValue {
     DetailValue::Count(i64::try_from(number).unwrap_or(i64::MAX))
@@ -116,7 +116,15 @@ impl Jobs {
         let mut tx = node.store().read().await?;
         let rows = tx.jobs_at(files.place()).await?;
         drop(tx);
-        for row in rows.into_iter().filter(|row| row.state == JobState::Queued && !row.cancel) {
+        let ready: Vec<JobRow> = {
+            let mut again = self.inner.again.lock().unwrap_or_else(PoisonError::into_inner);
+            again.retain(|id, _| rows.iter().any(|row| row.id == *id && row.finished_at.is_none()));
+            let now = Instant::now();
+            let waits = |id: &JobId| again.get(id).is_some_and(|(_, at)| *at > now);
+            let queued = |row: &JobRow| row.state == JobState::Queued && !row.cancel && !waits(&row.id);
+            rows.into_iter().filter(queued).collect()
+        };
+        for row in ready {
             let mut tx = node.store().write().await?;
             let now = tx.now().await?;
             let moved = tx.move_job(&row.id, JobState::Queued, JobState::Running, now).await?;
@@ -267,7 +275,7 @@ impl Jobs {
     ) -> Result<(), JobError> {
         let Inner { files, .. } = &*self.inner;
         let id = &row.id;
-        let ended = self.another_try(row, ended).await;
+        let ended = self.another_try(row, ended);
         // Files first: what is said to be gone is gone.
         if matches!(ended, Ended::Cancelled | Ended::Failed(_)) {
             let (files, job) = (files.clone(), id.clone());
@@ -306,8 +314,7 @@ impl Jobs {
             }
         }
         loop {
-            let counts = !matches!(ended, Ended::Stopped);
-            match self.note_end(id, state, told.as_deref(), last.as_ref(), counts).await {
+            match self.note_end(id, state, told.as_deref(), last.as_ref()).await {
                 Err(error) if !self.inner.stops() => {
                     tracing::warn!(job = %id, %error, "the end of a job could not be noted yet");
                     sleep(TICK).await;
@@ -317,14 +324,18 @@ impl Jobs {
         }
     }
 
-    /// A fault that may pass keeps what is finished, and waits.
-    async fn another_try(&self, row: &JobRow, ended: Ended) -> Ended {
+    /// A fault that may pass keeps what is finished; the job waits in the queue, and others have their turn.
+    fn another_try(&self, row: &JobRow, ended: Ended) -> Ended {
         match ended {
-            // `runs` is what it was before this one.
-            Ended::Failed(error) if error.may_pass() && row.runs + 1 < TRIES => {
+            Ended::Failed(error) if error.may_pass() => {
+                let mut again = self.inner.again.lock().unwrap_or_else(PoisonError::into_inner);
+                let at = Instant::now() + self.inner.settings.retry_after;
+                let (tries, next) = again.entry(row.id.clone()).or_insert((0, at));
+                (*tries, *next) = (*tries + 1, at);
+                if *tries >= TRIES {
+                    return Ended::Failed(error);
+                }
                 tracing::warn!(job = %row.id, %error, "a job met a fault that may pass; it is tried again");
-                let mut stopping = self.inner.stopping.subscribe();
-                drop(timeout(self.inner.settings.retry_after, stopping.wait_for(|stops| *stops)).await);
                 Ended::Later
             }
             ended => ended,
@@ -337,21 +348,19 @@ impl Jobs {
         state: JobState,
         error: Option<&str>,
         last: Option<&JobCounts>,
-        counts_as_run: bool,
     ) -> Result<(), JobError> {
         let mut tx = self.inner.node.store().write().await?;
         let now = tx.now().await?;
         let cancel = match last {
             Some(counts) => tx.note_job(id, counts).await?,
-            // It waited for another try, or never came to its work.
+            // It never came to its work.
             None => tx.job(id).await?.is_some_and(|row| row.cancel),
         };
         if state == JobState::Queued {
             let moved = tx.move_job(id, JobState::Running, JobState::Queued, now).await?;
-            if !counts_as_run {
-                tx.forget_run(id).await?;
-            }
-            // Cancelled in the moment in which the server stopped.
+            // Only a run that its server did not live to see the end of is counted.
+            tx.forget_run(id).await?;
+            // Cancelled in this moment.
             if !moved && cancel {
                 tx.end_job(id, JobState::Cancelled, None, now).await?;
             }
