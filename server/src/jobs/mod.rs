@@ -212,7 +212,6 @@ impl Jobs {
             place: files.place().clone(),
             state,
             cancel: false,
-            runs: 0,
             request: order.to_json()?,
             counts: JobCounts::default(),
             error: None,

@@ -277,11 +277,14 @@ impl Jobs {
         let id = &row.id;
         let ended = self.another_try(row, ended);
         // Files first: what is said to be gone is gone.
-        if matches!(ended, Ended::Cancelled | Ended::Failed(_)) {
+        let remove = async || {
             let (files, job) = (files.clone(), id.clone());
             if let Err(error) = blocking(move || files.remove(&job)).await {
                 tracing::warn!(job = %id, %error, "the files of a job could not be removed");
             }
+        };
+        if matches!(ended, Ended::Cancelled | Ended::Failed(_)) {
+            remove().await;
         }
         let (state, told) = match &ended {
             Ended::Done(_) => (JobState::Done, None),
@@ -319,7 +322,13 @@ impl Jobs {
                     tracing::warn!(job = %id, %error, "the end of a job could not be noted yet");
                     sleep(TICK).await;
                 }
-                noted => return noted,
+                Err(error) => return Err(error),
+                Ok(called_off) => {
+                    if called_off {
+                        remove().await;
+                    }
+                    return Ok(());
+                }
             }
         }
     }
@@ -342,13 +351,14 @@ impl Jobs {
         }
     }
 
+    /// Whether the job was cancelled in this moment, and ended so in the place of being queued again.
     async fn note_end(
         &self,
         id: &JobId,
         state: JobState,
         error: Option<&str>,
         last: Option<&JobCounts>,
-    ) -> Result<(), JobError> {
+    ) -> Result<bool, JobError> {
         let mut tx = self.inner.node.store().write().await?;
         let now = tx.now().await?;
         let cancel = match last {
@@ -356,19 +366,20 @@ impl Jobs {
             // It never came to its work.
             None => tx.job(id).await?.is_some_and(|row| row.cancel),
         };
+        let mut called_off = false;
         if state == JobState::Queued {
             let moved = tx.move_job(id, JobState::Running, JobState::Queued, now).await?;
             // Only a run that its server did not live to see the end of is counted.
             tx.forget_run(id).await?;
-            // Cancelled in this moment.
             if !moved && cancel {
+                called_off = true;
                 tx.end_job(id, JobState::Cancelled, None, now).await?;
             }
         } else {
             tx.end_job(id, state, error, now).await?;
         }
         tx.commit().await?;
-        Ok(())
+        Ok(called_off)
     }
 }
 

@@ -14,8 +14,6 @@ pub(crate) struct JobRow {
     pub(crate) place: PlaceId,
     pub(crate) state: JobState,
     pub(crate) cancel: bool,
-    /// How often it was begun and not stopped in order.
-    pub(crate) runs: u64,
     pub(crate) request: String,
     pub(crate) counts: JobCounts,
     pub(crate) error: Option<String>,
@@ -32,7 +30,6 @@ impl JobRow {
             place: row.parse("place")?,
             state: row.parse("state")?,
             cancel: row.flag("cancel")?,
-            runs: row.number("runs")?,
             request: row.text("request")?,
             counts: JobCounts {
                 bytes: row.number("bytes")?,
@@ -55,7 +52,7 @@ macro_rules! select {
     ($rest:literal) => {
         concat!(
             "SELECT id, token_id, place, state, cancel, request, bytes, total_bytes, documents, tokens, detected, \
-             faults, runs, error, created_at, started_at, finished_at FROM jobs ",
+             faults, error, created_at, started_at, finished_at FROM jobs ",
             $rest
         )
     };
