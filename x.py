@@ -3,7 +3,7 @@
 
     python3 x.py serve          start the service with the fixture model; prints what to try
     python3 x.py demo           mark text with the fixture model, find the marks, print the table
-    python3 x.py test           all tests, formatting, lints, documentation
+    python3 x.py test           formatting, lints, documentation, all tests of the Rust workspace
     python3 x.py setup          fetch ONNX Runtime (the other commands do so when it is missing)
     python3 x.py docs           write docs/http.md and docs/openapi.json from the service's own tables
     python3 x.py evidence       measure again what docs/evidence.md says, tables and pictures
