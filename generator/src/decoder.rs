@@ -3,10 +3,9 @@
 use std::sync::Arc;
 
 use dandyroll_scheme::{Marker, Nats, Step, TokenId};
-use dandyroll_vocab::{StreamDecoder, VocabError};
+use dandyroll_vocab::{Likely, StreamDecoder, VocabError};
 
 use crate::choose::Chooser;
-use crate::neighbours::Likely;
 use crate::stop::StopScanner;
 use crate::{Lexicon, Limits, NoDistribution, Prediction, Sampling, SourceError};
 

@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use dandyroll_scheme::TokenId;
-use dandyroll_vocab::Vocabulary;
-
-use crate::neighbours::{Likely, Neighbours};
+use dandyroll_vocab::{Likely, Neighbours, Vocabulary};
 
 /// A vocabulary with a model's conventions. Cheap to clone.
 #[derive(Clone, Debug)]

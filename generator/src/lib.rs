@@ -10,7 +10,6 @@ mod choose;
 mod decoder;
 mod generate;
 mod lexicon;
-mod neighbours;
 pub mod onnx;
 mod sampling;
 mod score;

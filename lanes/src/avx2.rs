@@ -9,6 +9,7 @@ use crate::kernel::kernel;
 
 type V = __m256i;
 const LANES: usize = 8;
+const LANES_U32: u32 = 8;
 
 #[target_feature(enable = "avx2")]
 #[inline]
@@ -84,6 +85,41 @@ fn rotate_8(x: V) -> V {
 #[inline]
 fn rotate_7(x: V) -> V {
     _mm256_or_si256(_mm256_slli_epi32::<7>(x), _mm256_srli_epi32::<25>(x))
+}
+
+/// Writes the block of each lane, one after another: `block[w]` holds word w of all lanes. Two transpositions of eight
+/// by eight words.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn lay_out(block: &[V; 16], words: &mut [u32; 16 * LANES]) {
+    let (halves, _) = block.as_chunks::<8>();
+    for (half, rows) in halves.iter().enumerate() {
+        let [a, b, c, d, e, f, g, h] = *rows;
+        // Words of two rows side by side, then of four, in each half of a register; then the halves find each other.
+        let twos = [
+            (_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b)),
+            (_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d)),
+            (_mm256_unpacklo_epi32(e, f), _mm256_unpackhi_epi32(e, f)),
+            (_mm256_unpacklo_epi32(g, h), _mm256_unpackhi_epi32(g, h)),
+        ];
+        let fours = |(low, high): (V, V), (low_2, high_2): (V, V)| {
+            [
+                _mm256_unpacklo_epi64(low, low_2),
+                _mm256_unpackhi_epi64(low, low_2),
+                _mm256_unpacklo_epi64(high, high_2),
+                _mm256_unpackhi_epi64(high, high_2),
+            ]
+        };
+        let (front, back) = (fours(twos[0], twos[1]), fours(twos[2], twos[3]));
+        for lane in 0..4 {
+            let near = _mm256_permute2x128_si256::<0x20>(front[lane], back[lane]);
+            let far = _mm256_permute2x128_si256::<0x31>(front[lane], back[lane]);
+            for (lane, eight) in [(lane, near), (lane + 4, far)] {
+                let words = &mut words.as_chunks_mut::<8>().0[2 * lane + half];
+                store(eight, words);
+            }
+        }
+    }
 }
 
 kernel! { #[target_feature(enable = "avx2")] }

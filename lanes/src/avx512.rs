@@ -5,10 +5,11 @@ use core::arch::x86::*;
 #[cfg(target_arch = "x86_64")]
 use core::arch::x86_64::*;
 
-use crate::kernel::kernel;
+use crate::kernel::{kernel, lay_out};
 
 type V = __m512i;
 const LANES: usize = 16;
+const LANES_U32: u32 = 16;
 
 #[target_feature(enable = "avx512f")]
 #[inline]
@@ -82,4 +83,5 @@ fn rotate_7(x: V) -> V {
     _mm512_rol_epi32::<7>(x)
 }
 
+lay_out! { #[target_feature(enable = "avx512f")] }
 kernel! { #[target_feature(enable = "avx512f")] }

@@ -1,8 +1,8 @@
 //! The cipher on rows, written once and compiled for each kind of vector.
 
-/// Makes `words` of the module it stands in, which defines `V` (a vector of `LANES` words), `load`, `store`,
-/// `splat`, `add`, `sub`, `xor`, `and`, `shift_right::<N>` and the four rotations of ChaCha. `$attribute` enables
-/// the instructions.
+/// Makes `words`, `stream` and `raise` of the module it stands in, which defines `V` (a vector of `LANES` words), `load`,
+/// `store`, `splat`, `add`, `sub`, `xor`, `and`, `shift_right::<N>`, the four rotations of ChaCha and `lay_out`, which
+/// writes the blocks of all lanes one after another. `$attribute` enables the instructions.
 macro_rules! kernel {
     ($(#[$attribute:meta])*) => {
         /// See [`super::words`].
@@ -18,6 +18,35 @@ macro_rules! kernel {
                     store(word(&root, rows, part), &mut found.as_chunks_mut::<LANES>().0[part]);
                 }
                 words.copy_from_slice(&found[..words.len()]);
+            }
+        }
+
+        /// See [`crate::Instructions::stream`].
+        $(#[$attribute])*
+        pub(super) fn stream(key: &[u32; 8], newer: u32, older: u32, first: u32, words: &mut [u32]) {
+            let key = key.map(|word| splat(word));
+            let (newer, older, step) = (splat(newer), splat(older), splat(LANES_U32));
+            let numbers = core::array::from_fn(|lane| crate::LANE_NUMBERS[lane]);
+            let mut counter = add(splat(first), load(&numbers));
+            let (whole, rest) = words.as_chunks_mut::<{ 16 * LANES }>();
+            for words in whole {
+                lay_out(&block(&key, counter, newer, older), words);
+                counter = add(counter, step);
+            }
+            if !rest.is_empty() {
+                let mut last = [0; 16 * LANES];
+                lay_out(&block(&key, counter, newer, older), &mut last);
+                rest.copy_from_slice(&last[..rest.len()]);
+            }
+        }
+
+        /// See [`crate::Instructions::raise`]. The compiler makes vectors of it.
+        $(#[$attribute])*
+        pub(super) fn raise(words: &[u32], below: u32, by: f32, values: &mut [f32]) {
+            for (value, word) in values.iter_mut().zip(words) {
+                // Of all numbers −0 alone leaves every other as it is. To store only what is raised, or what was there
+                // otherwise, makes masked stores, which take several times as long.
+                *value += if *word < below { by } else { -0.0 };
             }
         }
 
@@ -135,4 +164,22 @@ macro_rules! kernel {
     };
 }
 
-pub(crate) use kernel;
+/// `lay_out` by way of memory, for sets without instructions of their own for it.
+macro_rules! lay_out {
+    ($(#[$attribute:meta])*) => {
+        /// Writes the block of each lane, one after another: `block[w]` holds word w of all lanes.
+        $(#[$attribute])*
+        #[inline]
+        fn lay_out(block: &[V; 16], words: &mut [u32; 16 * LANES]) {
+            let mut rows = [[0; LANES]; 16];
+            for (row, words) in rows.iter_mut().zip(block) {
+                store(*words, row);
+            }
+            for (lane, words) in words.as_chunks_mut::<16>().0.iter_mut().enumerate() {
+                *words = rows.map(|row| row[lane]);
+            }
+        }
+    };
+}
+
+pub(crate) use {kernel, lay_out};

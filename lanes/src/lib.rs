@@ -32,6 +32,9 @@ pub const BLOCK: usize = 16;
 /// The same token of the sixteen pairs of a block.
 pub type Row = [u32; BLOCK];
 
+/// What a lane's block number is above that of the first lane.
+const LANE_NUMBERS: Row = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
+
 /// A set of vector instructions that this machine has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Instructions(Set);
@@ -101,6 +104,31 @@ impl Instructions {
             Set::Avx512(avx512) => avx512.words(key, tokens, rows, words),
         }
     }
+
+    /// Words of one keystream in their order, from its block number `first` on: a lane makes every so-manieth block.
+    ///
+    /// `newer` and `older` are the lower and the upper half of the stream id. Blocks are numbered in 32 bits, which are
+    /// 2³⁶ words; after the last comes the first again.
+    pub fn stream(self, key: &[u32; 8], newer: u32, older: u32, first: u32, words: &mut [u32]) {
+        match self.0 {
+            Set::Portable => portable::stream(key, newer, older, first, words),
+            #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+            Set::Avx2(avx2) => avx2.stream(key, newer, older, first, words),
+            #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+            Set::Avx512(avx512) => avx512.stream(key, newer, older, first, words),
+        }
+    }
+
+    /// Adds `by` to each of `values` whose word is less than `below`; the others keep their bits (a NaN stays one).
+    pub fn raise(self, words: &[u32], below: u32, by: f32, values: &mut [f32]) {
+        match self.0 {
+            Set::Portable => portable::raise(words, below, by, values),
+            #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+            Set::Avx2(avx2) => avx2.raise(words, below, by, values),
+            #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+            Set::Avx512(avx512) => avx512.raise(words, below, by, values),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -131,6 +159,46 @@ mod tests {
             }
         }
         assert_eq!(Instructions::all().last(), Some(Instructions::widest()));
+    }
+
+    /// A keystream's words are those that pairs of its context ask for one by one.
+    #[test]
+    fn every_set_gives_a_stream_the_words_of_its_pairs() {
+        let key = core::array::from_fn(|i| u32::try_from(i * 977).unwrap_or(0).wrapping_mul(2_654_435_761));
+        let (newer, older) = (0x0102_0304, 0xfffe_fdfc);
+        for (first, count) in [(0, 0), (0, 1), (0, 16), (3, 255), (0, 256), (7, 257), ((1 << 28) - 20, 300)] {
+            let mut rows = [[0; BLOCK]; 3 * 300_usize.div_ceil(BLOCK)];
+            for (block, rows) in rows.chunks_exact_mut(3).enumerate() {
+                let start = 16 * (first + u32::try_from(block).unwrap_or(0));
+                rows[0] = [older; BLOCK];
+                rows[1] = [newer; BLOCK];
+                rows[2] = LANE_NUMBERS.map(|lane| start.wrapping_add(lane));
+            }
+            let rows = &rows[..3 * usize::div_ceil(count, BLOCK)];
+            let mut expected = [0; 300];
+            Instructions::PORTABLE.words(&key, 3, rows, &mut expected[..count]);
+            for set in Instructions::all() {
+                let mut found = [0; 300];
+                set.stream(&key, newer, older, first, &mut found[..count]);
+                assert_eq!(found, expected, "{}, block {first}, {count} words", set.name());
+            }
+        }
+    }
+
+    #[test]
+    fn every_set_raises_the_same_values() {
+        let words: [u32; 77] = core::array::from_fn(|i| u32::try_from(i).unwrap_or(0).wrapping_mul(2_654_435_761));
+        let values: [f32; 77] = core::array::from_fn(|i| f32::from(u8::try_from(i).unwrap_or(0)) - 38.5);
+        for below in [0, 1, words[40], words[40] + 1, 1 << 31, u32::MAX] {
+            for set in Instructions::all() {
+                let mut found = values;
+                set.raise(&words, below, 1.25, &mut found);
+                for i in 0..77 {
+                    let expected = if words[i] < below { values[i] + 1.25 } else { values[i] };
+                    assert_eq!(found[i].to_bits(), expected.to_bits(), "{}, {i} below {below}", set.name());
+                }
+            }
+        }
     }
 
     #[test]

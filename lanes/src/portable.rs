@@ -2,10 +2,11 @@
 
 use wide::u32x4;
 
-use crate::kernel::kernel;
+use crate::kernel::{kernel, lay_out};
 
 type V = u32x4;
 const LANES: usize = 4;
+const LANES_U32: u32 = 4;
 
 #[inline]
 fn load(words: &[u32; LANES]) -> V {
@@ -67,4 +68,5 @@ fn rotate_7(x: V) -> V {
     (x << 7) | (x >> 25)
 }
 
+lay_out! {}
 kernel! {}

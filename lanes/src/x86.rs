@@ -1,4 +1,4 @@
-//! Which of the wider instructions an x86 has, and the two calls that need them.
+//! Which of the wider instructions an x86 has, and the calls that need them.
 #![expect(unsafe_code, reason = "calls of functions compiled for more than the target promises")]
 
 use crate::Row;
@@ -33,6 +33,18 @@ impl Avx2 {
         // changes while a process runs. The function itself is safe code.
         unsafe { crate::avx2::words(key, tokens, rows, words) }
     }
+
+    #[inline]
+    pub(crate) fn stream(self, key: &[u32; 8], newer: u32, older: u32, first: u32, words: &mut [u32]) {
+        // SAFETY: as in `words`.
+        unsafe { crate::avx2::stream(key, newer, older, first, words) }
+    }
+
+    #[inline]
+    pub(crate) fn raise(self, words: &[u32], below: u32, by: f32, values: &mut [f32]) {
+        // SAFETY: as in `words`.
+        unsafe { crate::avx2::raise(words, below, by, values) }
+    }
 }
 
 /// Proof that the machine has AVX-512F, made by [`Avx512::detect`] alone.
@@ -49,5 +61,17 @@ impl Avx512 {
     pub(crate) fn words(self, key: &[u32; 8], tokens: usize, rows: &[Row], words: &mut [u32]) {
         // SAFETY: as in `Avx2::words`; the feature of `crate::avx512::words` is the one that `detect` found.
         unsafe { crate::avx512::words(key, tokens, rows, words) }
+    }
+
+    #[inline]
+    pub(crate) fn stream(self, key: &[u32; 8], newer: u32, older: u32, first: u32, words: &mut [u32]) {
+        // SAFETY: as in `words`.
+        unsafe { crate::avx512::stream(key, newer, older, first, words) }
+    }
+
+    #[inline]
+    pub(crate) fn raise(self, words: &[u32], below: u32, by: f32, values: &mut [f32]) {
+        // SAFETY: as in `words`.
+        unsafe { crate::avx512::raise(words, below, by, values) }
     }
 }

@@ -2,16 +2,13 @@
 //!
 //! Nothing is decided here. Key files, profiles and background lists are read by `dandyroll-files`, texts are judged
 //! by the [`dandyroll_dumps::Judge`] that `dandyroll detect --output` uses, logits are marked by
-//! [`dandyroll_scheme::Marker`] and, where the generator takes δ back, by the generator's `neighbours`. `python/dandyroll` wraps these classes; nobody else should use them.
+//! [`dandyroll_scheme::Marker`] and, where the generator takes δ back, by the same [`dandyroll_vocab::Neighbours`].
+//! `python/dandyroll` wraps these classes; nobody else should use them.
 
 mod columns;
 mod detector;
 mod lists;
 mod marker;
-/// The generator's own file: what it leaves unmarked is left unmarked here, from the same source. The crate around it
-/// is a model's decode loop, which this package has no use for.
-#[path = "../../generator/src/neighbours.rs"]
-mod neighbours;
 mod texts;
 
 use std::path::Path;

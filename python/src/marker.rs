@@ -5,11 +5,10 @@ use std::path::PathBuf;
 use dandyroll_files::keyfile;
 use dandyroll_files::profile::Named;
 use dandyroll_scheme::{KeyId, Marker, Nats, Profile, Softmax, Step, TokenId};
-use dandyroll_vocab::Vocabulary;
+use dandyroll_vocab::{Likely, Neighbours, Vocabulary};
 use pyo3::buffer::PyBuffer;
 use pyo3::prelude::*;
 
-use crate::neighbours::{Likely, Neighbours};
 use crate::refused;
 
 /// Which tokens the tokenizer writes after which.

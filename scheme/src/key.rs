@@ -17,6 +17,9 @@ use dandyroll_lanes::Instructions;
 use crate::pairs::{self, Pairs};
 use crate::{ContextWidth, Gamma, Sha256Digest, TokenId};
 
+/// Words of the whole-vocabulary form that are made at a time.
+const RUN: usize = 1024;
+
 /// HKDF salt of every sub-key.
 const SALT: &[u8] = b"dandyroll";
 
@@ -223,9 +226,24 @@ impl fmt::Debug for ListKey {
     }
 }
 
-/// Stream id of one or two tokens, the older one in the upper half.
-fn stream_id(group: &[TokenId]) -> u64 {
-    group.iter().fold(0, |id, token| (id << 32) | u64::from(token.0))
+/// Stream id of one or two tokens, the older one in the upper half; zero where there is none.
+#[derive(Clone, Copy)]
+struct StreamId {
+    newer: u32,
+    older: u32,
+}
+
+impl StreamId {
+    fn of(group: &[TokenId]) -> Self {
+        let back = |tokens: usize| {
+            group.len().checked_sub(tokens).and_then(|at| group.get(at)).map_or(0, |token| token.0)
+        };
+        Self { newer: back(1), older: back(2) }
+    }
+
+    fn number(self) -> u64 {
+        (u64::from(self.older) << 32) | u64::from(self.newer)
+    }
 }
 
 impl ListKey {
@@ -265,27 +283,36 @@ impl ListKey {
     /// **Whole-vocabulary form**: hands the words of tokens 0, 1, 2, … of one context to `visit` in runs
     /// of up to 1024, each with the number of its first token, until `vocabulary` words were given.
     ///
-    /// One sequential keystream, no allocation. Returns `None`, having visited nothing, if `context` is
-    /// not `h` long.
+    /// One sequential keystream, several of its blocks side by side, no allocation. Token numbers have 32 bits: more
+    /// words than those are not given. Returns `None`, having visited nothing, if `context` is not `h` long.
     pub fn each_word(
         &self,
         context: &[TokenId],
         vocabulary: usize,
+        visit: impl FnMut(usize, &[u32]),
+    ) -> Option<()> {
+        self.each_word_with(Instructions::widest(), context, vocabulary, visit)
+    }
+
+    /// [`ListKey::each_word`] with the vector instructions that are given: for tests and measurements.
+    pub fn each_word_with(
+        &self,
+        instructions: Instructions,
+        context: &[TokenId],
+        vocabulary: usize,
         mut visit: impl FnMut(usize, &[u32]),
     ) -> Option<()> {
-        let mut stream = self.keystream(context)?;
-        let mut run = [0_u32; 1024];
-        let mut bytes = [0_u8; 4096];
-        let mut start = 0;
-        while start < vocabulary {
-            let count = run.len().min(vocabulary - start);
-            stream.fill_bytes(&mut bytes);
-            for (word, chunk) in run.iter_mut().zip(bytes.as_chunks::<4>().0) {
-                *word = u32::from_le_bytes(*chunk);
-            }
+        let (mut key, stream) = last_group(&self.key, self.effective(context)?);
+        let mut words = pairs::key_words(&key);
+        key.zeroize();
+        let mut run = [0_u32; RUN];
+        let starts = (0..vocabulary).step_by(RUN);
+        for (first, start) in (0_u32..1 << 28).step_by(RUN / 16).zip(starts) {
+            let count = RUN.min(vocabulary - start);
+            instructions.stream(&words, stream.newer, stream.older, first, &mut run[..count]);
             visit(start, &run[..count]);
-            start += count;
         }
+        words.zeroize();
         Some(())
     }
 
@@ -336,17 +363,23 @@ impl ListKey {
 
 /// The keystream of an effective context under a sub-key, at its start.
 fn keystream(key: &[u8; 32], context: &[TokenId]) -> ChaCha8Rng {
+    let (mut key, id) = last_group(key, context);
+    let mut stream = ChaCha8Rng::from_seed(key);
+    stream.set_stream(id.number());
+    key.zeroize();
+    stream
+}
+
+/// Key and stream id of an effective context's last group: each group before it replaces the key.
+fn last_group(key: &[u8; 32], context: &[TokenId]) -> ([u8; 32], StreamId) {
     let mut key = *key;
     let mut groups = Groups::of(context);
     for _ in 1..Groups::count(context.len()) {
         let mut stream = ChaCha8Rng::from_seed(key);
-        stream.set_stream(groups.next());
+        stream.set_stream(groups.next().number());
         stream.fill_bytes(&mut key);
     }
-    let mut stream = ChaCha8Rng::from_seed(key);
-    stream.set_stream(groups.next());
-    key.zeroize();
-    stream
+    (key, groups.next())
 }
 
 /// Word number `token` of a keystream.
@@ -371,11 +404,11 @@ impl<'a> Groups<'a> {
     }
 
     /// Stream id of the next group; 0 for the empty context.
-    fn next(&mut self) -> u64 {
+    fn next(&mut self) -> StreamId {
         let take = if self.rest.len() % 2 == 1 { 1 } else { self.rest.len().min(2) };
         let (group, rest) = self.rest.split_at(take);
         self.rest = rest;
-        stream_id(group)
+        StreamId::of(group)
     }
 }
 
@@ -430,20 +463,21 @@ mod tests {
     }
 
     #[test]
-    fn the_whole_vocabulary_form_equals_the_plain_one_for_every_token() {
+    fn the_whole_vocabulary_form_equals_the_plain_one_for_every_token_with_all_instructions() {
         for (width, seeding) in (0..=8).map(|width| (width, Seeding::Left)).chain([(4, Seeding::Min)]) {
             let key = seeded(width, 3, seeding);
             let context: Vec<_> = (0..u32::from(width)).map(|i| TokenId(i * 977 + 5)).collect();
-            let mut next = 0;
-            key.each_word(&context, 152_064, |start, words| {
-                assert_eq!(start, next);
-                for (i, word) in words.iter().enumerate() {
-                    let token = TokenId(u32::try_from(start + i).unwrap());
-                    assert_eq!(key.word(&context, token), Some(*word), "h = {width}, {token:?}");
-                }
-                next += words.len();
-            });
-            assert_eq!(next, 152_064);
+            let plain: Vec<_> = (0..152_064).map(|id| key.word(&context, TokenId(id)).unwrap()).collect();
+            // Whole runs of blocks, and ends within a block.
+            for (instructions, size) in Instructions::all().flat_map(|set| [(set, 152_064), (set, 50_257)]) {
+                let mut found = Vec::new();
+                let visit = |start: usize, words: &[u32]| {
+                    assert_eq!(start, found.len());
+                    found.extend_from_slice(words);
+                };
+                key.each_word_with(instructions, &context, size, visit).unwrap();
+                assert!(found == plain[..size], "h = {width}, {}, {size} words", instructions.name());
+            }
         }
     }
 

@@ -1,5 +1,7 @@
 //! The logits processor: δ on green, only where the entropy is above τ, only with `h` tokens of context.
 
+use dandyroll_lanes::Instructions;
+
 use crate::{Delta, Gamma, ListKey, MasterKey, Nats, Profile, TokenId};
 
 /// What the processor did to one step.
@@ -51,12 +53,9 @@ impl Marker {
         if self.threshold.is_some_and(|threshold| entropy <= threshold) {
             return Step::LowEntropy;
         }
-        let (gamma, delta) = (self.gamma, self.delta.as_f32());
+        let (set, threshold, delta) = (Instructions::widest(), self.gamma.threshold(), self.delta.as_f32());
         let marked = self.lists.each_word(context, logits.len(), |start, words| {
-            for (logit, word) in logits[start..].iter_mut().zip(words) {
-                let biased = *logit + delta;
-                *logit = if gamma.is_green(*word) { biased } else { *logit };
-            }
+            set.raise(words, threshold, delta, &mut logits[start..]);
         });
         debug_assert!(marked.is_some(), "the context was cut to h tokens above");
         Step::Biased

@@ -92,10 +92,15 @@ impl Pairs {
     }
 }
 
+/// A sub-key as the cipher takes it.
+pub(crate) fn key_words(key: &[u8; 32]) -> [u32; 8] {
+    let (chunks, _) = key.as_chunks::<4>();
+    core::array::from_fn(|i| u32::from_le_bytes(chunks[i]))
+}
+
 /// The word of each pair under the sub-key `key`.
 pub(crate) fn words(instructions: Instructions, key: &[u8; 32], pairs: &Pairs, words: &mut [u32]) {
-    let (chunks, _) = key.as_chunks::<4>();
-    let mut key: [u32; 8] = core::array::from_fn(|i| u32::from_le_bytes(chunks[i]));
+    let mut key = key_words(key);
     instructions.words(&key, pairs.context + 1, &pairs.rows, words);
     key.zeroize();
 }
