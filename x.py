@@ -12,6 +12,8 @@
     python3 x.py peers          ours beside transformers and onnxruntime for Python, in turns (fetches gigabytes)
     python3 x.py performance    write docs/performance.md from what the three above measured
     python3 x.py callgrind      count the instructions of the hot paths against those kept (needs valgrind)
+    python3 x.py guard          the same of the build that the tests have: what continuous integration does
+    python3 x.py flames         flame graphs of the hot paths (needs perf; installs inferno if missing)
     python3 x.py clients        the openai package and schemathesis against the service, and lints of deploy/
     python3 x.py python         the Python package: lints, types, the wheel, its tests (downloads torch; Python 3.11)
     python3 x.py engines        10 000 documents through command, service, wheel, Spark, Ray, datatrove (needs Java 17)
@@ -35,6 +37,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 ORT_VERSION = "1.31.1"
 CARGO_DENY = "0.20.2"
+INFERNO = "0.12.8"
 # (system, machine) -> wheel platform, wheel SHA-256, library's name inside the wheel.
 ORT_WHEELS = {
     ("Linux", "x86_64"): (
@@ -278,7 +281,49 @@ def peers(arguments: list[str]) -> None:
 
 
 def callgrind(arguments: list[str]) -> None:
-    run(sys.executable, "load/callgrind.py", release("dandyroll-load") / "dandyroll-library", *arguments)
+    program = release("dandyroll-load") / "dandyroll-library"
+    run(sys.executable, "load/callgrind.py", program, "release", *arguments)
+
+
+def guard(arguments: list[str]) -> None:
+    """The same with what the tests are built with, so that nothing more is compiled."""
+    if not shutil.which("valgrind"):
+        if not shutil.which("apt-get") or os.geteuid() != 0:
+            raise Failed("instructions are counted by valgrind: install it")
+        run("apt-get", "update", "-q")
+        run("apt-get", "install", "-q", "-y", "--no-install-recommends", "valgrind", DEBIAN_FRONTEND="noninteractive")
+    run("cargo", "build", "--quiet", "--locked", "--workspace", "--bin", "dandyroll-library")
+    run(sys.executable, "load/callgrind.py", ROOT / "target" / "debug" / "dandyroll-library", "dev", *arguments)
+
+
+def flames() -> None:
+    """Where the time of detection and of a marked step goes: a picture each, by processor time."""
+    program = release("dandyroll-load") / "dandyroll-library"
+    tools = ROOT / "target" / "tools"
+    found = shutil.which("inferno-flamegraph") or tools / "bin" / "inferno-flamegraph"
+    if not Path(found).exists():
+        run("cargo", "install", "--quiet", "--locked", "--root", tools, f"inferno@{INFERNO}")
+    if not shutil.which("perf"):
+        raise Failed("samples are taken by perf: install it (Debian: apt-get install linux-perf)")
+    for path, times, title in (
+        ("detect-text", "100000", "Detection in a text of 300 tokens, from the text"),
+        ("step", "20000", "A marked step without the model, at the fixture model's vocabulary"),
+    ):
+        with tempfile.TemporaryDirectory() as folder:
+            data, stacks = Path(folder) / "data", Path(folder) / "stacks"
+            record = ["perf", "record", "-q", "-F", "199", "--call-graph", "dwarf,16384", "-e", "cpu-clock", "-o", data]
+            run(*record, program, "hot", path, "--times", times)
+            script = subprocess.run(["perf", "script", "-i", data], capture_output=True, cwd=ROOT, check=True)
+            collapse = Path(found).with_name("inferno-collapse-perf")
+            collapsed = subprocess.run([collapse], input=script.stdout, capture_output=True, check=True)
+            # The hot path alone: start-up is no part of it.
+            hot = [line for line in collapsed.stdout.splitlines(keepends=True) if b"dandyroll_library::hot" in line]
+            stacks.write_bytes(b"".join(hot))
+            picture = ROOT / "docs" / "performance" / f"{path}.svg"
+            with picture.open("wb") as out:
+                draw = [found, "--title", title, "--deterministic", "--nametype", "", stacks]
+                subprocess.run([str(word) for word in draw], stdout=out, check=True)
+    performance()
 
 
 def clients(arguments: list[str]) -> None:
@@ -375,6 +420,8 @@ def main() -> int:
         "peers": lambda: peers(arguments),
         "performance": performance,
         "callgrind": lambda: callgrind(arguments),
+        "guard": lambda: guard(arguments),
+        "flames": flames,
         "clients": lambda: clients(arguments),
         "python": lambda: python_package(arguments),
         "engines": lambda: engines(arguments),

@@ -1,12 +1,13 @@
 """Instructions of the hot paths, counted by callgrind: they do not depend on how busy the machine is.
 
-    python callgrind.py LIBRARY [--keep]
+    python callgrind.py LIBRARY PROFILE [--keep]
 
-LIBRARY is the program `dandyroll-library`, built in release. A path is run a few times and many times; the
-difference over the difference in times is what one run costs, start-up left out. The counts that are kept
-(callgrind.json) are of one compiler and of the vector instructions that valgrind lets a program see (AVX2 at most):
-a count more than MARGIN above its kept one fails; one as far below is told, so that it gets kept. `--keep` keeps
-what was counted: do so in the commit that means to change it, or that moves to another compiler.
+LIBRARY is the program `dandyroll-library`, built in PROFILE: release, or dev as continuous integration has it built
+already (its hot crates are optimised, too). A path is run a few times and many times; the difference over the
+difference in times is what one run costs, start-up left out. The counts that are kept (callgrind.json) are of one
+compiler and of the vector instructions that valgrind lets a program see (AVX2 at most): a count more than MARGIN above
+its kept one fails; one as far below is told, so that it gets kept. `--keep` keeps what was counted: do so in the commit
+that means to change it, or that moves to another compiler.
 Python's standard library only.
 """
 
@@ -43,10 +44,12 @@ def count(library: Path, path: str, times: int) -> int:
 def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("library", type=Path)
+    arguments.add_argument("profile", choices=["release", "dev"])
     arguments.add_argument("--keep", action="store_true", help="keep what is counted")
     given = arguments.parse_args()
     compiler = subprocess.run(["rustc", "--version"], capture_output=True, text=True, cwd=ROOT).stdout.strip()
-    kept = json.loads(KEPT.read_text()) if KEPT.exists() else {"compiler": None, "instructions": {}}
+    all_kept = json.loads(KEPT.read_text()) if KEPT.exists() else {}
+    kept = all_kept.get(given.profile, {"compiler": None, "instructions": {}})
     counts, failed = {}, False
     for path, (few, many) in PATHS.items():
         counts[path] = round((count(given.library, path, many) - count(given.library, path, few)) / (many - few))
@@ -58,7 +61,8 @@ def main() -> int:
             said += ": more than the margin" if change > 0 else ": keep it (--keep)"
         print(f"{path:12} {counts[path]:>12,} instructions, {said}", flush=True)
     if given.keep:
-        KEPT.write_text(json.dumps({"compiler": compiler, "margin": MARGIN, "instructions": counts}, indent=1) + "\n")
+        all_kept[given.profile] = {"compiler": compiler, "margin": MARGIN, "instructions": counts}
+        KEPT.write_text(json.dumps(all_kept, indent=1) + "\n")
         return 0
     if missing := PATHS.keys() - kept["instructions"].keys():
         print(f"not kept: {', '.join(sorted(missing))}; keep them with --keep", file=sys.stderr)

@@ -84,7 +84,7 @@ def rows_of_design() -> tuple[list[list[str]], list[str]]:
     else:
         rows.append(["ours : peers", "–", "–", "–", "not measured", "–", "`x.py peers`"])
     for name, floor, aim in (("single", 0.3, 0.6), ("batch of 64", 0.3, 0.8), ("stream of 64", 0.3, 0.8)):
-        spread = {"ratio": library["ratios"][name]} if library else None
+        spread = {"ratio": library["ratios"][name], "ratio_on_core": library["ratios_on_core"].get(name)} if library else None
         add(f"HTTP detection of 300-token texts, {name} : the library on the same cores", floor, aim, spread, "x.py load --only library")
     for name, report in (("generation", generation), ("peers", peers), ("HTTP beside the library", library)):
         if report:
@@ -173,13 +173,16 @@ def instructions() -> str:
     path = ROOT / "load" / "callgrind.json"
     if not path.exists():
         return ""
-    kept = json.loads(path.read_text(encoding="utf-8"))
+    profiles = json.loads(path.read_text(encoding="utf-8"))
+    kept = profiles["release"]
     names = {"detect-ids": "detection in the ids of a text of 300 tokens", "detect-text": "the same from the text",
              "bias": "bias of a step at V = 50 257, and a copy of its logits",
              "step": "a whole marked step without the model at the fixture model's vocabulary"}
     rows = [[names.get(path, path), f"{count:,}"] for path, count in kept["instructions"].items()]
+    dev = profiles.get("dev")
+    guard = f"`.ci/run` does so with what the tests were built with, whose counts are kept beside these ({dev['margin']:.0%}). " if dev else ""
     return (f"## Instructions\n\n`python3 x.py callgrind` counts them and fails at more than {kept['margin']:.0%} above what is kept in "
-            f"`load/callgrind.json` ({kept['compiler']}). They do not depend on how busy a machine is. Valgrind shows programs AVX2 at most, so "
+            f"`load/callgrind.json` ({kept['compiler']}). {guard}They do not depend on how busy a machine is. Valgrind shows programs AVX2 at most, so "
             f"the AVX-512 forms are not what is counted.\n\n{table(['path', 'instructions of one run'], rows)}\n")
 
 

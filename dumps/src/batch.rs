@@ -23,8 +23,8 @@ pub(crate) enum Body {
         /// The text.
         text: Range<usize>,
     },
-    /// No text could be had.
-    Fault(Fault),
+    /// No text could be had, of the id in the batch's bytes, if it is known.
+    Fault(Option<Range<usize>>, Fault),
 }
 
 #[derive(Debug)]
@@ -46,7 +46,13 @@ impl Batch {
     }
 
     pub(crate) fn fault(&mut self, place: Place, fault: Fault) {
-        self.records.push(Record { place, body: Body::Fault(fault) });
+        self.records.push(Record { place, body: Body::Fault(None, fault) });
+    }
+
+    /// A fault of a record whose id is known.
+    pub(crate) fn fault_of(&mut self, id: Option<&[u8]>, place: Place, fault: Fault) {
+        let id = id.map(|id| self.put(id));
+        self.records.push(Record { place, body: Body::Fault(id, fault) });
     }
 
     /// Appends bytes and gives their place.

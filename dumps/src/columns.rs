@@ -234,9 +234,12 @@ impl Columns {
     fn push(&mut self, batch: &mut Batch, id: Option<ByteArray>, text: Option<ByteArray>) {
         self.row += 1;
         let place = Place { row: Some(self.row), ..Place::default() };
+        let of = id.as_ref().map(ByteArray::data);
         match text {
-            None => batch.fault(place, Fault::new(FaultKind::NoText, "the text is null")),
-            Some(text) if text.len() > self.limit => batch.fault(place, Fault::too_large(self.limit)),
+            None => batch.fault_of(of, place, Fault::new(FaultKind::NoText, "the text is null")),
+            Some(text) if text.len() > self.limit => {
+                batch.fault_of(of, place, Fault::too_large(self.limit));
+            }
             Some(text) => {
                 let id = id.map(|id| batch.put(id.data()));
                 let text = batch.put(text.data());

@@ -198,13 +198,14 @@ impl Reader for Delimited {
                         continue;
                     }
                     self.unsure = false;
+                    let id = id.and_then(|id| self.field(id, fields));
                     match self.field(text, fields) {
                         None => {
                             let reason = format!("the row has {fields} fields and none for {:?}", self.text);
-                            batch.fault(place, Fault::new(FaultKind::NoText, reason));
+                            let id = id.map(|range| &self.fields[range]);
+                            batch.fault_of(id, place, Fault::new(FaultKind::NoText, reason));
                         }
                         Some(range) => {
-                            let id = id.and_then(|id| self.field(id, fields));
                             let id = id.map(|range| batch.put(&self.fields[range]));
                             let text = batch.put(&self.fields[range]);
                             batch.records.push(Record { place, body: Body::Fields { id, text } });
@@ -239,7 +240,7 @@ mod tests {
                     match record.body {
                         Body::Fields { id, text } => Ok((id.map(string), string(text))),
                         Body::Json(_) => unreachable!(),
-                        Body::Fault(fault) => Err(fault.kind),
+                        Body::Fault(_, fault) => Err(fault.kind),
                     },
                 ));
             }
@@ -270,7 +271,7 @@ mod tests {
         let mut reader = Delimited::new(stream, b',', 1000, "text", None);
         let mut batch = Batch::default();
         assert!(reader.fill(&mut batch).unwrap());
-        let Body::Fault(fault) = &batch.records[0].body else { panic!("{batch:?}") };
+        let Body::Fault(_, fault) = &batch.records[0].body else { panic!("{batch:?}") };
         assert_eq!(fault.reason, "the header has no column \"text\"; there are 3 columns");
     }
 
@@ -291,7 +292,7 @@ mod tests {
                 for record in batch.records.drain(..) {
                     found.push(match record.body {
                         Body::Fields { text, .. } => Ok(String::from_utf8(data[text].to_vec()).unwrap()),
-                        Body::Fault(fault) => Err(fault.kind),
+                        Body::Fault(_, fault) => Err(fault.kind),
                         Body::Json(_) => unreachable!(),
                     });
                 }

@@ -145,7 +145,7 @@ mod tests {
                     match record.body {
                         Body::Json(range) => Ok(batch.data[range].to_vec()),
                         Body::Fields { text, .. } => Ok(batch.data[text].to_vec()),
-                        Body::Fault(fault) => Err(fault.kind),
+                        Body::Fault(_, fault) => Err(fault.kind),
                     },
                 ));
             }

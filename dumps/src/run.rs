@@ -461,13 +461,15 @@ impl Work<'_> {
         repeats: &mut u64,
     ) -> (Option<DocumentId>, Result<Arc<crate::judge::Judgement>, Fault>) {
         let part = |range: &std::ops::Range<usize>| batch.data.get(range.clone()).unwrap_or_default();
+        let named = |id: &Option<std::ops::Range<usize>>| {
+            id.as_ref().map(|id| DocumentId::Text(String::from_utf8_lossy(part(id)).into_owned()))
+        };
         let (id, text) = match &record.body {
-            Body::Fault(fault) => return (None, Err(fault.clone())),
+            Body::Fault(id, fault) => return (named(id), Err(fault.clone())),
             Body::Json(line) => field::read(part(line), &self.options.text, self.options.id_or_default()),
             Body::Fields { id, text } => {
-                let id = id.as_ref().map(|id| String::from_utf8_lossy(part(id)).into_owned());
                 let text = std::str::from_utf8(part(text)).map(Into::into);
-                (id.map(DocumentId::Text), text.map_err(|error| Fault::not_utf8(&error)))
+                (named(id), text.map_err(|error| Fault::not_utf8(&error)))
             }
         };
         let text = match text {

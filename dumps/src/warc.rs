@@ -321,7 +321,7 @@ mod tests {
                 found.push(match record.body {
                     Body::Fields { id, text } => Ok((id.map(string).unwrap_or_default(), string(text))),
                     Body::Json(_) => unreachable!(),
-                    Body::Fault(fault) => Err(fault.kind),
+                    Body::Fault(_, fault) => Err(fault.kind),
                 });
             }
         }

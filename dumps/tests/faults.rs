@@ -23,7 +23,9 @@ fn outcome(name: &str, bytes: &[u8], options: &Options) -> (Vec<String>, Vec<(Va
     let (mut ids, mut errors) = (Vec::new(), Vec::new());
     for row in bench.rows(&format!("{name}.jsonl")) {
         if row["error"].is_object() {
-            errors.push((row["row"].clone(), row["error"].clone()));
+            let mut error = row["error"].clone();
+            error["id"] = row["id"].clone();
+            errors.push((row["row"].clone(), error));
         } else {
             ids.push(row["id"].as_str().unwrap().to_owned());
         }
@@ -127,7 +129,7 @@ fn broken_parquet_costs_the_broken_row_group() {
     broken[middle - 3000..middle + 3000].fill(0xee);
     let (ids, errors) = outcome("a.parquet", &broken, &nested);
     assert!(kinds(&errors).starts_with(&["no_text", "broken_parquet"]), "{errors:?}");
-    assert_eq!(errors[0].0, 6);
+    assert_eq!((&errors[0].0, &errors[0].1["id"]), (&Value::from(6), &Value::from("doc-5")));
     assert!(ids.contains(&"doc-0".into()) && ids.ends_with(&["doc-89".into()]), "{ids:?}");
     assert!(errors[1].1["reason"].as_str().unwrap().contains("row group 1"), "{errors:?}");
     let (ids, errors) = outcome("a.parquet", &whole[..whole.len() - 10], &nested);

@@ -187,7 +187,8 @@ mod tests {
 
     #[test]
     fn every_set_raises_the_same_values() {
-        let words: [u32; 77] = core::array::from_fn(|i| u32::try_from(i).unwrap_or(0).wrapping_mul(2_654_435_761));
+        let words: [u32; 77] =
+            core::array::from_fn(|i| u32::try_from(i).unwrap_or(0).wrapping_mul(2_654_435_761));
         let values: [f32; 77] = core::array::from_fn(|i| f32::from(u8::try_from(i).unwrap_or(0)) - 38.5);
         for below in [0, 1, words[40], words[40] + 1, 1 << 31, u32::MAX] {
             for set in Instructions::all() {

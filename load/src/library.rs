@@ -161,17 +161,8 @@ pub struct Generated {
 }
 
 impl Generated {
-    /// Tokens a second.
-    pub fn rate(&self) -> f64 {
-        self.tokens() / self.took.as_secs_f64()
-    }
-
-    /// Tokens in a second on a core; not a number where that is not known.
-    pub fn rate_on_core(&self) -> f64 {
-        self.on_core.map_or(f64::NAN, |time| self.tokens() / time.as_secs_f64())
-    }
-
-    fn tokens(&self) -> f64 {
+    /// How many tokens.
+    pub fn tokens(&self) -> f64 {
         let tokens: usize = self.ids.iter().map(Vec::len).sum();
         f64::from(u32::try_from(tokens).unwrap_or(u32::MAX))
     }

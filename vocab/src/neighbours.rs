@@ -208,7 +208,8 @@ mod tests {
         (marked[7], marked[8]) = (f32::NEG_INFINITY, 1.0);
         let last = token(&vocabulary, "re");
         neighbours.unbias(&vocabulary, last, &raw, &mut marked, &mut likely);
-        let mut asked: Vec<u64> = neighbours.pairs.get().unwrap().iter().map(|a| a.load(Ordering::Relaxed)).collect();
+        let mut asked: Vec<u64> =
+            neighbours.pairs.get().unwrap().iter().map(|a| a.load(Ordering::Relaxed)).collect();
         asked.retain(|slot| *slot != 0);
         // Number 8 is likely as well, but not so likely as the marked ones.
         assert!(asked.len() <= MOST && asked.len() > MOST - 5, "{}: some may share a slot", asked.len());

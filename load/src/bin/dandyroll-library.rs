@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use clap::{Parser, ValueEnum};
-use dandyroll_load::library::{Detecting, Generating, Marking, Order, decode_steps};
+use dandyroll_load::library::{Detecting, Generated, Generating, Marking, Order, decode_steps};
 use dandyroll_load::machine::{Origin, thread_time, write};
 use dandyroll_load::spread::Spread;
 use dandyroll_load::{Failure, texts};
@@ -102,6 +102,29 @@ struct Generation {
     pairs: Vec<Pair>,
 }
 
+/// Tokens a second, round by round.
+#[derive(Default)]
+struct Rates {
+    by_clock: Vec<f64>,
+    on_core: Vec<f64>,
+}
+
+/// Texts of a round.
+#[derive(Clone, Copy, Default)]
+struct Sum {
+    tokens: f64,
+    took: f64,
+    on_core: f64,
+}
+
+impl Sum {
+    fn add(&mut self, made: &Generated) {
+        self.tokens += made.tokens();
+        self.took += made.took.as_secs_f64();
+        self.on_core += made.on_core.map_or(f64::NAN, |time| time.as_secs_f64());
+    }
+}
+
 fn generate(model: &Path, prompts: &Path, tokens: usize, rounds: u32, out: &Path) -> Result<(), Failure> {
     let origin = Origin::now("dandyroll-library");
     let mut generating = Generating::open(model)?;
@@ -111,44 +134,53 @@ fn generate(model: &Path, prompts: &Path, tokens: usize, rounds: u32, out: &Path
         .take(8)
         .map(|text| vocabulary.encode_prompt(text).map_err(Failure::new))
         .collect::<Result<Vec<_>, _>>()?;
-    let order = |marked, together, texts: usize| Order {
-        prompts: prompts.iter().take(texts).cloned().collect(),
+    let order = |marked, from: usize, count: usize, seed| Order {
+        prompts: prompts.iter().skip(from).take(count).cloned().collect(),
         tokens,
         marked,
-        seed: Some(1),
-        together,
+        seed: Some(seed),
+        together: count,
     };
-    // Unmarked, marked, eight alone one after the other (marked), eight together.
-    let orders = [order(false, 1, 4), order(true, 1, 4), order(true, 1, 8), order(true, 8, 8)];
-    let mut rates: [Vec<f64>; 4] = Default::default();
-    let mut on_core: [Vec<f64>; 4] = Default::default();
+    let all = order(true, 0, prompts.len(), 0);
+    // Answers about neighbours are remembered, as they are in a service that runs.
+    generating.run(&all)?;
+    let (mut unmarked, mut marked, mut together) = (Rates::default(), Rates::default(), Rates::default());
     let mut same_ids = true;
-    for order in &orders {
-        generating.run(order)?;
-    }
     for round in 0..rounds {
-        let mut turn = [0, 1, 2, 3];
-        // Whoever goes first meets another machine than whoever follows.
-        if round % 2 == 1 {
-            turn = [1, 0, 3, 2];
+        let mut sums = [Sum::default(), Sum::default()];
+        let mut alone = Vec::new();
+        for (text, seed) in (0..prompts.len()).zip(0_u64..) {
+            // One text this way, then that way: a machine that others use, too, is another a second later. Whoever goes
+            // first changes from text to text and from round to round.
+            let first = usize::from((seed + u64::from(round)).is_multiple_of(2));
+            for way in [first, 1 - first] {
+                let made = generating.run(&order(way == 1, text, 1, seed))?;
+                sums[way].add(&made);
+                if way == 1 {
+                    alone.extend(made.ids);
+                }
+            }
         }
-        let mut made = [const { None }; 4];
-        for number in turn {
-            let generated = generating.run(&orders[number])?;
-            rates[number].push(generated.rate());
-            on_core[number].push(generated.rate_on_core());
-            made[number] = Some(generated.ids);
+        let made = generating.run(&all)?;
+        same_ids &= made.ids == alone;
+        let mut sum = Sum::default();
+        sum.add(&made);
+        for (rates, sum) in [(&mut unmarked, sums[0]), (&mut marked, sums[1]), (&mut together, sum)] {
+            rates.by_clock.push(sum.tokens / sum.took);
+            rates.on_core.push(sum.tokens / sum.on_core);
         }
-        same_ids &= made[2] == made[3];
     }
-    let pair = |what, above: usize, below: usize| Pair {
+    let pair = |what, above: &Rates, below: &Rates| Pair {
         what,
-        above: Spread::of(&rates[above]),
-        below: Spread::of(&rates[below]),
-        ratio: Spread::of_ratios(&rates[above], &rates[below]),
-        ratio_on_core: Spread::of_ratios(&on_core[above], &on_core[below]),
+        above: Spread::of(&above.by_clock),
+        below: Spread::of(&below.by_clock),
+        ratio: Spread::of_ratios(&above.by_clock, &below.by_clock),
+        ratio_on_core: Spread::of_ratios(&above.on_core, &below.on_core),
     };
-    let pairs = vec![pair("marked : unmarked", 1, 0), pair("eight together : one after another", 3, 2)];
+    let pairs = vec![
+        pair("marked : unmarked", &marked, &unmarked),
+        pair("eight together : one after another", &together, &marked),
+    ];
     for pair in &pairs {
         for (clock, ratio) in [("by the clock", pair.ratio), ("on the core", pair.ratio_on_core)] {
             let Some(ratio) = ratio else { continue };
@@ -278,8 +310,9 @@ fn detect_texts(
     let texts = texts::of_length(&texts::read(corpus)?, &vocabulary, tokens, 64)?;
     let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     let start = Instant::now();
-    let one = || -> Result<u32, Failure> {
+    let one = || -> Result<(u32, Option<f64>), Failure> {
         let (mut detecting, mut done) = (Detecting::new(vocabulary.digest())?, 0);
+        let before = thread_time();
         for text in texts.iter().cycle() {
             if start.elapsed().as_secs_f64() >= seconds {
                 break;
@@ -287,18 +320,22 @@ fn detect_texts(
             std::hint::black_box(detecting.text(&vocabulary, text)?);
             done += 1;
         }
-        Ok(done)
+        let on_core = before.zip(thread_time()).map(|(before, after)| after.saturating_sub(before));
+        Ok((done, on_core.map(|time| time.as_secs_f64())))
     };
     let counts = std::thread::scope(|scope| {
         let workers: Vec<_> = (0..threads).map(|_| scope.spawn(one)).collect();
         workers
             .into_iter()
             .map(|worker| worker.join().map_err(|_| Failure::new("a thread ended in a panic"))?)
-            .collect::<Result<Vec<u32>, Failure>>()
+            .collect::<Result<Vec<_>, Failure>>()
     })?;
-    let rate = f64::from(counts.iter().sum::<u32>()) / start.elapsed().as_secs_f64();
+    let texts = f64::from(counts.iter().map(|(texts, _)| texts).sum::<u32>());
+    let rate = texts / start.elapsed().as_secs_f64();
+    let on_core = counts.iter().map(|(_, on_core)| *on_core).sum::<Option<f64>>().map(|time| texts / time);
     let mut out = std::io::stdout().lock();
-    writeln!(out, "{}", json!({ "texts_per_second": rate, "threads": threads })).map_err(Failure::new)
+    let found = json!({ "texts_per_second": rate, "texts_per_second_on_core": on_core, "threads": threads });
+    writeln!(out, "{found}").map_err(Failure::new)
 }
 
 fn hot(path: Hot, times: usize) -> Result<(), Failure> {

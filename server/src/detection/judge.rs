@@ -1,5 +1,7 @@
 //! One text under one plan, on a thread of the pool: tokenised once for each tokenizer, judged, put into words.
 
+use std::time::{Duration, Instant};
+
 use dandyroll_api::detect as wire;
 use dandyroll_detector::{
     Colour, Correction, Detector, Finding, Log10P, Mode, Reason, Span, Text, Verdict, judge,
@@ -26,6 +28,8 @@ pub(crate) struct Judged {
     pub(crate) tokens: usize,
     /// The keyed hash of the normalised text, if it was asked for.
     pub(crate) hash: Option<OutputHash>,
+    /// What the arithmetic took.
+    pub(crate) worked: Duration,
 }
 
 /// The text's tokens under each tokenizer of the plan.
@@ -43,6 +47,7 @@ pub(crate) fn judge_text(
     hasher: Option<&OutputHasher>,
     detector: &mut Detector,
 ) -> Result<Judged, DetectionError> {
+    let began = Instant::now();
     let normal = normalise(text);
     let encodings = match encodings {
         Some(encodings) => encodings,
@@ -109,7 +114,7 @@ pub(crate) fn judge_text(
     };
     let tokens = encodings.iter().map(Encoding::len).max().unwrap_or_default();
     let hash = hasher.map(|hasher| hasher.hash(normal.text()));
-    Ok(Judged { answer, verdict, detected, tokens, hash })
+    Ok(Judged { answer, verdict, detected, tokens, hash, worked: began.elapsed() })
 }
 
 /// What was found, with hypotheses by their places in the plan.

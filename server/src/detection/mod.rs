@@ -4,6 +4,7 @@
 //! over all of them. Texts are judged on threads of their own ([`Pool`]); no arithmetic happens on async workers.
 //! One operation in the audit stands for a request, whatever the number of its texts.
 
+mod admission;
 mod calibrate;
 mod error;
 mod judge;
@@ -27,6 +28,7 @@ use futures_util::StreamExt;
 use futures_util::stream;
 use tokio::sync::Semaphore;
 
+pub use admission::Place;
 pub use calibrate::{Calibrating, Trial};
 pub use error::DetectionError;
 pub use lines::{Line, LineReader};
@@ -229,14 +231,19 @@ impl Detecting {
         }
     }
 
+    /// Refuses a text before it is read, if it would be refused for want of room.
+    pub fn has_room(&self) -> Result<(), DetectionError> {
+        Ok(self.inner.pool.has_room()?)
+    }
+
     /// Judges one text.
     pub async fn detect(&self, caller: &Asker, request: DetectRequest) -> Result<Detection, DetectionError> {
         let (text, prompt, look) = request.split();
         let plan = self.plan(caller, &look).await?;
         self.check("text", &text)?;
-        let ticket = self.inner.pool.admit()?;
+        let place = self.inner.pool.admit()?;
         let operation = self.inner.node.audit().begin(&Self::intent("detect", caller, &plan)).await?;
-        let judged = self.judge(&plan, text, prompt, Some(ticket), true).await;
+        let judged = self.judge(&plan, text, prompt, Alone::Yes).await;
         let completion = match &judged {
             Ok(judged) => Completion {
                 subject: judged.detected.map(|test| subject(&plan, test)).unwrap_or_default(),
@@ -247,7 +254,12 @@ impl Detecting {
             Err(error) => failed(error),
         };
         let receipt = operation.complete_within(completion, AUDIT_WAIT).await?;
-        judged.map(|judged| Detection { receipt: Some(receipt.to_string()), ..judged.answer })
+        let judged = judged?;
+        // The model has a queue and bounds of its own: how long it took says nothing of ours.
+        if !plan.needs_model() {
+            place.answered(judged.worked);
+        }
+        Ok(Detection { receipt: Some(receipt.to_string()), ..judged.answer })
     }
 
     /// Judges many texts; each succeeds or fails alone.
@@ -314,7 +326,7 @@ impl Detecting {
         if plan.needs_model() {
             let mut judged = Vec::with_capacity(items.len());
             for TextItem { id, text, prompt } in items {
-                judged.push((id, self.judge(plan, text, prompt, None, false).await));
+                judged.push((id, self.judge(plan, text, prompt, Alone::No).await));
             }
             return judged;
         }
@@ -357,7 +369,7 @@ impl Detecting {
         work: impl FnOnce(&mut Detector) -> T + Send + 'static,
     ) -> Result<T, PoolError> {
         let ticket = self.inner.pool.bulk_job().await?;
-        self.inner.pool.run(ticket, work).await
+        self.inner.pool.run(Some(ticket), work).await
     }
 
     fn check(&self, what: &'static str, text: &str) -> Result<(), DetectionError> {
@@ -380,13 +392,20 @@ impl Detecting {
         plan: &Arc<Plan>,
         text: String,
         prompt: Option<String>,
-        ticket: Option<Ticket>,
-        hash: bool,
+        alone: Alone,
     ) -> Result<Judged, DetectionError> {
         let began = Instant::now();
-        let judged = self.judge_unmeasured(plan, text, prompt, ticket, hash).await;
+        let judged = self.judge_unmeasured(plan, text, prompt, alone).await;
         self.measured(plan, began, &judged);
         judged
+    }
+
+    /// A single text has its place for as long as it takes; those of batches and streams share jobs.
+    async fn turn_of(&self, alone: Alone) -> Result<Option<Ticket>, PoolError> {
+        match alone {
+            Alone::Yes => Ok(None),
+            Alone::No => self.inner.pool.bulk_job().await.map(Some),
+        }
     }
 
     /// Judges one text: in one job, or, if the plan needs the model, in two with the model between them.
@@ -395,20 +414,17 @@ impl Detecting {
         plan: &Arc<Plan>,
         text: String,
         prompt: Option<String>,
-        ticket: Option<Ticket>,
-        hash: bool,
+        alone: Alone,
     ) -> Result<Judged, DetectionError> {
         self.check("text", &text)?;
         self.check("prompt", prompt.as_deref().unwrap_or_default())?;
         let Inner { pool, node, .. } = &*self.inner;
-        let _turn = match &ticket {
-            None if plan.needs_model() => Some(self.inner.turns.acquire().await),
+        let hash = alone == Alone::Yes;
+        let _turn = match alone {
+            Alone::No if plan.needs_model() => Some(self.inner.turns.acquire().await),
             _ => None,
         };
-        let ticket = match ticket {
-            Some(ticket) => ticket,
-            None => pool.bulk_job().await?,
-        };
+        let ticket = self.turn_of(alone).await?;
         let (work, node) = (Arc::clone(plan), node.clone());
         if !plan.needs_model() {
             let judge = move |detector: &mut Detector| {
@@ -435,13 +451,20 @@ impl Detecting {
                 }
             });
         }
-        let (work, ticket) = (Arc::clone(plan), pool.bulk_job().await?);
+        let (work, ticket) = (Arc::clone(plan), self.turn_of(alone).await?);
         let judge = move |detector: &mut Detector| {
             let hasher = hash.then(|| node.hasher());
             judge_text(&work, &text, Some(encodings), &entropies, hasher, detector)
         };
         pool.run(ticket, judge).await?
     }
+}
+
+/// Whether a text is a request of its own, or one of a batch or stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Alone {
+    Yes,
+    No,
 }
 
 /// Refuses a name that is no name: it is given back with the result.

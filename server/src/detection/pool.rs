@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 use dandyroll_detector::Detector;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
+use super::admission::{Admission, Place};
+
 type Job = Box<dyn FnOnce(&mut Detector) + Send>;
 
 /// How many threads, and how much may wait for them.
@@ -19,7 +21,7 @@ type Job = Box<dyn FnOnce(&mut Detector) + Send>;
 pub struct PoolSettings {
     /// Threads; `None`: one for each core that this process may use.
     pub threads: Option<NonZeroUsize>,
-    /// Single texts that are at work or wait; one more is refused.
+    /// The most single texts that are under way; one more is refused. Where there is a standing queue, fewer are.
     pub queue: usize,
     /// Batches and streams at a time; one more is refused. They share two jobs a thread, so that a single text
     /// never waits for more than those.
@@ -40,7 +42,7 @@ pub enum PoolError {
     Died,
 }
 
-/// A place among the jobs; given back when dropped.
+/// A place among batches and streams, or among their jobs; given back when dropped.
 #[derive(Debug)]
 pub struct Ticket {
     _permit: OwnedSemaphorePermit,
@@ -99,7 +101,7 @@ impl Shared {
 pub struct Pool {
     shared: Arc<Shared>,
     threads: usize,
-    single: Arc<Semaphore>,
+    single: Arc<Admission>,
     bulk: Arc<Semaphore>,
     bulk_jobs: Arc<Semaphore>,
 }
@@ -126,7 +128,7 @@ impl Pool {
         let pool = Self {
             shared: Arc::default(),
             threads,
-            single: permits(settings.queue),
+            single: Admission::new(threads, settings.queue),
             bulk: permits(settings.bulk),
             bulk_jobs: permits(threads * 2),
         };
@@ -142,9 +144,23 @@ impl Pool {
         self.threads
     }
 
-    /// A place for one text, or the news that there is none.
-    pub fn admit(&self) -> Result<Ticket, PoolError> {
-        self.take(&self.single)
+    /// How many single texts may be under way now.
+    pub fn limit(&self) -> f64 {
+        self.single.limit()
+    }
+
+    /// Whether a single text would be let in now: for refusing it before it is read.
+    pub fn has_room(&self) -> Result<(), PoolError> {
+        if self.single.has_room() { Ok(()) } else { Err(self.busy()) }
+    }
+
+    /// A place for one text until it is answered, or the news that there is none.
+    pub fn admit(&self) -> Result<Place, PoolError> {
+        self.single.admit().ok_or_else(|| self.busy())
+    }
+
+    fn busy(&self) -> PoolError {
+        PoolError::Busy { retry_after: self.wait() }
     }
 
     /// A place for one batch or stream.
@@ -154,9 +170,7 @@ impl Pool {
 
     fn take(&self, places: &Arc<Semaphore>) -> Result<Ticket, PoolError> {
         let permit = Arc::clone(places).try_acquire_owned();
-        permit
-            .map(|permit| Ticket { _permit: permit })
-            .map_err(|_| PoolError::Busy { retry_after: self.wait() })
+        permit.map(|permit| Ticket { _permit: permit }).map_err(|_| self.busy())
     }
 
     /// Waits until a job of a batch or stream may be handed in.
@@ -172,10 +186,11 @@ impl Pool {
         Duration::from_secs(Duration::from_nanos(nanos).as_secs().saturating_add(1).min(60))
     }
 
-    /// Does `work` on one of the threads. Nothing is done any more for a caller that has left.
+    /// Does `work` on one of the threads, keeping `ticket`, if there is one, until it is done. Nothing is done any more
+    /// for a caller that has left.
     pub async fn run<T: Send + 'static>(
         &self,
-        ticket: Ticket,
+        ticket: Option<Ticket>,
         work: impl FnOnce(&mut Detector) -> T + Send + 'static,
     ) -> Result<T, PoolError> {
         let (done, result) = oneshot::channel();
@@ -208,25 +223,29 @@ mod tests {
         let (first, second) = (pool.admit().unwrap(), pool.admit().unwrap());
         let error = pool.admit().unwrap_err();
         assert!(matches!(error, PoolError::Busy { retry_after } if retry_after.as_secs() >= 1), "{error}");
-        assert_eq!(pool.run(first, |_| 7).await, Ok(7));
+        assert!(pool.has_room().is_err());
+        assert_eq!(pool.run(None, |_| 7).await, Ok(7));
         drop(second);
-        // The place is given back by the thread, a moment after the result.
-        while pool.single.available_permits() < 2 {
-            tokio::task::yield_now().await;
-        }
+        assert!(pool.has_room().is_ok() && pool.admit().is_ok());
+        first.answered(Duration::ZERO);
         let _bulk = pool.admit_bulk().unwrap();
         assert!(pool.admit_bulk().is_err() && pool.admit().is_ok());
+        let job = pool.bulk_job().await.unwrap();
+        assert_eq!(pool.run(Some(job), |_| 8).await, Ok(8));
+        // The place is given back by the thread, a moment after the result.
+        while pool.bulk_jobs.available_permits() < 4 {
+            tokio::task::yield_now().await;
+        }
     }
 
     #[tokio::test]
     async fn a_job_that_panics_is_an_error_and_the_threads_go_on() {
         let pool = pool(8);
         for _ in 0..4 {
-            let ticket = pool.admit().unwrap();
-            let died = pool.run(ticket, |_| -> u8 { std::panic::resume_unwind(Box::new("on purpose")) });
+            let died = pool.run(None, |_| -> u8 { std::panic::resume_unwind(Box::new("on purpose")) });
             assert_eq!(died.await, Err(PoolError::Died));
         }
-        assert_eq!(pool.run(pool.admit().unwrap(), |_| 1).await, Ok(1));
+        assert_eq!(pool.run(None, |_| 1).await, Ok(1));
     }
 
     #[tokio::test]
@@ -234,8 +253,8 @@ mod tests {
         let pool = Pool::start(PoolSettings { threads: NonZeroUsize::new(1), queue: 8, bulk: 1 }).unwrap();
         let (go, wait) = std::sync::mpsc::channel::<()>();
         let (told, hears) = std::sync::mpsc::channel::<u8>();
-        let first = pool.run(pool.admit().unwrap(), move |_| wait.recv().is_ok());
-        let second = pool.run(pool.admit().unwrap(), move |_| told.send(1).is_ok());
+        let first = pool.run(None, move |_| wait.recv().is_ok());
+        let second = pool.run(None, move |_| told.send(1).is_ok());
         let mut first = Box::pin(first);
         // Both are handed in; then the second caller leaves.
         assert!((&mut first).now_or_never().is_none());
@@ -245,7 +264,7 @@ mod tests {
         }
         go.send(()).unwrap();
         assert_eq!(first.await, Ok(true));
-        assert_eq!(pool.run(pool.admit().unwrap(), |_| 3).await, Ok(3));
+        assert_eq!(pool.run(None, |_| 3).await, Ok(3));
         assert!(hears.try_recv().is_err(), "it was done all the same");
     }
 }

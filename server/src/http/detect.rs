@@ -47,6 +47,8 @@ fn problems(call: &Call) -> ToProblem {
 
 /// One text.
 pub(super) async fn one(mut call: Call) -> Result<HttpResponse, ApiError> {
+    // What is refused for want of room is refused at once, not after it was read.
+    call.service().detecting().has_room()?;
     let request = call.json().await?;
     let found = call.service().detecting().detect(&call.asker()?, request).await?;
     ok(&found)

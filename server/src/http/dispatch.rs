@@ -27,7 +27,8 @@ use crate::telemetry::metrics::RequestRecord;
 /// Routes of every endpoint; anything else is answered in the same shape.
 pub(super) fn routes(config: &mut ServiceConfig, service: &Arc<Service>) {
     let mut paths: Vec<&'static str> = ENDPOINTS.iter().map(|endpoint| endpoint.path).collect();
-    paths.sort_unstable();
+    // What has no parameter first: whatever comes before a path is compared with it, by pattern.
+    paths.sort_unstable_by_key(|path| (path.contains('{'), *path));
     paths.dedup();
     for path in paths {
         let mut resource = web::resource(path);

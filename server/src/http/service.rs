@@ -127,6 +127,7 @@ impl Service {
             store_up: self.node.readiness().store.is_ok(),
             keys,
             broken_keys: u64::try_from(snapshot.rings.broken.len()).unwrap_or(u64::MAX),
+            detection_limit: self.detecting.pool().limit(),
             audit_queue: u64::try_from(self.node.audit().queued()).unwrap_or(u64::MAX),
         }
     }

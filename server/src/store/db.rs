@@ -297,6 +297,8 @@ async fn connect_sqlite(path: &Path, settings: &StoreSettings) -> Result<Db, Sto
     let pool = |connections| {
         SqlitePoolOptions::new()
             .max_connections(connections)
+            // A file does not go away as a server does.
+            .test_before_acquire(false)
             .acquire_timeout(settings.acquire_timeout)
             // A full disk makes SQLite roll a transaction back by itself, and sqlx's own rollback then fails: such
             // a connection counts itself inside a transaction for ever, and must not be used again.
@@ -413,26 +415,49 @@ impl Tx {
         insert_into: &'static str,
         rows: Vec<Vec<Value>>,
     ) -> Result<(), StoreError> {
-        /// Far below both databases' limits (32 766 and 65 535 values) at our widths.
-        const AT_ONCE: usize = 64;
-        let mut rows = rows.into_iter().peekable();
-        while rows.peek().is_some() {
-            let chunk: Vec<_> = rows.by_ref().take(AT_ONCE).collect();
+        let mut left = rows.len();
+        let mut rows = rows.into_iter();
+        while left > 0 {
+            // Far below both databases' limits on values (32 766 and 65 535) at our widths. A statement is a step to
+            // SQLite's thread and back, which is what costs; to PostgreSQL one that it has not seen is two round
+            // trips, so there they are of few sizes, prepared once each.
+            let count = match self.backend() {
+                Backend::Sqlite => left.min(256),
+                Backend::Postgres => 1 << left.min(64).ilog2(),
+            };
+            left -= count;
+            let chunk: Vec<_> = rows.by_ref().take(count).collect();
             let mut next = 1_usize;
             let mut sql = String::from(insert_into);
             sql.push_str(" VALUES ");
             for (at, row) in chunk.iter().enumerate() {
-                let marks: Vec<_> = (next..next + row.len()).map(|n| format!("${n}")).collect();
-                next += row.len();
                 sql.push_str(if at == 0 { "(" } else { ", (" });
-                sql.push_str(&marks.join(", "));
+                sql.push_str(&self.marks(next, row.len()));
+                next += row.len();
                 sql.push(')');
             }
             // Made of a constant and of numbers: nothing of a caller's enters the statement's text.
-            self.execute(sqlx::AssertSqlSafe(Arc::<str>::from(sql)), chunk.into_iter().flatten().collect())
-                .await?;
+            let (sql, values) = (Arc::<str>::from(sql), chunk.into_iter().flatten().collect());
+            match &mut self.inner {
+                Inner::Sqlite(tx) => {
+                    // Of hundreds of sizes none is kept: it takes less to prepare one than to remember them all.
+                    let query = sqlx::query_with(sqlx::AssertSqlSafe(sql), bind::<SqliteArguments>(values)?);
+                    query.persistent(count <= 16).execute(&mut **tx).await?;
+                }
+                Inner::Postgres(_) => drop(self.execute(sqlx::AssertSqlSafe(sql), values).await?),
+            }
         }
         Ok(())
+    }
+
+    /// Where so many values go in a statement, from number `first` on. SQLite looks a numbered place up in a list, once
+    /// for each value: of hundreds that takes longer than to write them.
+    pub(super) fn marks(&self, first: usize, count: usize) -> String {
+        let marks: Vec<_> = match self.backend() {
+            Backend::Sqlite => vec!["?".to_owned(); count],
+            Backend::Postgres => (first..first + count).map(|n| format!("${n}")).collect(),
+        };
+        marks.join(", ")
     }
 
     pub(super) fn backend(&self) -> Backend {

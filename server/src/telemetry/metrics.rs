@@ -70,6 +70,8 @@ pub struct Gauges {
     pub broken_keys: u64,
     /// Entries that wait for the audit's writer.
     pub audit_queue: u64,
+    /// Single texts that may be under way in detection.
+    pub detection_limit: f64,
 }
 
 /// The recorder. Clones share it.
@@ -127,6 +129,10 @@ impl Metrics {
         gauge("dandyroll_key_versions", "Key versions in memory by state");
         gauge("dandyroll_broken_keys", "Key versions that do not open");
         gauge("dandyroll_audit_queue", "Audit rows that wait for the writer");
+        gauge(
+            "dandyroll_detection_limit",
+            "Single texts that detection takes at a time now; falls under overload",
+        );
     }
 
     fn key(name: &'static str, labels: &[(&'static str, &'static str)]) -> Key {
@@ -197,6 +203,7 @@ impl Metrics {
         }
         self.gauge("dandyroll_broken_keys", &[]).set(number(gauges.broken_keys));
         self.gauge("dandyroll_audit_queue", &[]).set(number(gauges.audit_queue));
+        self.gauge("dandyroll_detection_limit", &[]).set(gauges.detection_limit);
         self.handle.render()
     }
 
@@ -263,6 +270,7 @@ mod tests {
             keys: vec![("active", 2)],
             broken_keys: 0,
             audit_queue: 4,
+            detection_limit: 256.0,
         };
         let text = metrics.render(&gauges);
         for line in [
@@ -276,6 +284,7 @@ mod tests {
             "dandyroll_store_up 0",
             r#"dandyroll_key_versions{state="active"} 2"#,
             "dandyroll_audit_queue 4",
+            "dandyroll_detection_limit 256",
         ] {
             assert!(text.contains(line), "{line} not in\n{text}");
         }
