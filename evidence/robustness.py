@@ -360,7 +360,4 @@ green share is up to 0.87), and each costs the pairs around it. Leaving them wit
 write different texts, and their means differ by up to 1.7 either way (60 texts): no gain is shown there. Texts detected at 1e-5 on their first
 100 tokens hardly change. Asking takes {check_us:.2f} µs a pair without the memory of earlier answers. The null is not touched: nothing about
 detection changes. *Rejected*: forbidding such tokens, which would change the model where nothing is marked; judging the generated
-ids, which nobody has.
-
-The section on modes was made before the question was bounded to the 256 likeliest tokens of a step: its marked texts differ a little
-from what the generator writes now."""
+ids, which nobody has."""

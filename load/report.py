@@ -193,7 +193,7 @@ def main() -> None:
 
 Written by `python3 x.py performance` from the result files in [performance/](performance/), which the commands below make. Do not edit.
 
-Ratios are taken within one run, one side right after the other, in turns: median and, in brackets, the middle half of the rounds. "On the core" counts only the time that a thread had a core, and decides what is reached where it is known; "by the clock" has in it what other programs took. Absolute figures are of the machine that is named, as busy as its load average says; **most of these were taken while the machine was shared with other builds**, so compare within a run, and do not quote milliseconds as what the service can do. Service and load generator shared its cores.
+Ratios are taken within one run, one side right after the other, in turns: median and, in brackets, the middle half of the rounds. "On the core" counts only the time that a thread had a core, and decides what is reached where it is known; "by the clock" has in it what other programs took. Absolute figures are of the machine that is named, as busy as its load average says: compare within a run. Under load the generator has a core of its own, and the service the others.
 
 ## Against floor and aim
 

@@ -3,8 +3,9 @@
     python run.py BINARIES OUT [--minutes N] [--only detect,bulk,generate,library]
 
 BINARIES is the folder of `dandyroll`, `dandyroll-load` and `dandyroll-library`; OUT is where result files go.
-Everything happens on 127.0.0.1 with a store and a token that are thrown away. Service and generator share the
-machine's cores: the service would do more alone. Python's standard library only.
+Everything happens on 127.0.0.1 with a store and a token that are thrown away. The generator has the machine's last core
+and the service the others, where the system lets a program choose: a generator that waits for a core would measure
+itself. Python's standard library only.
 """
 
 from __future__ import annotations
@@ -23,8 +24,16 @@ import urllib.request
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+# None of its own for a machine of one core.
+SERVICE, GENERATOR = (CORES[:-1], CORES[-1:]) if len(CORES) > 1 else (CORES, CORES)
 SINGLES = ["detect:100=3", "detect:300=6", "detect:1000=1"]
 BULK = ["batch:16x300=1", "stream:16x300=1"]
+
+
+def on(cores: list[int]) -> dict:
+    """Arguments of `subprocess` for a program on these cores."""
+    return {"preexec_fn": lambda: os.sched_setaffinity(0, cores)} if cores else {}
 
 
 class Service:
@@ -38,6 +47,7 @@ class Service:
             stdout=subprocess.PIPE,
             stderr=self.log,
             text=True,
+            **on(SERVICE),
         )
         self.url = self.token = None
         while not (self.url and self.token):
@@ -78,16 +88,15 @@ def processor_seconds(process: int) -> float | None:
 
 
 def against_library(binaries: Path, load, service: int, out: Path, rounds: int) -> None:
-    """Texts of 300 tokens a second over HTTP and in the library on all cores, in turns.
-
-    The load generator takes its part of the same cores. So texts are counted for each second of the service's
-    processor time, too, as for each of the library's."""
+    """Texts of 300 tokens a second over HTTP and in the library on the same cores, in turns; and for each second of
+    processor time that service and library had."""
     ways = {"single": "detect:300", "batch of 64": "batch:64x300", "stream of 64": "stream:64x300"}
     rates = {name: [] for name in [*ways, "library"]}
     on_core = {name: [] for name in [*ways, "library"]}
     origin = None
     for _ in range(rounds):
-        said = subprocess.run([binaries / "dandyroll-library", "texts"], cwd=ROOT, capture_output=True, check=True)
+        library = [binaries / "dandyroll-library", "texts"]
+        said = subprocess.run(library, cwd=ROOT, capture_output=True, check=True, **on(SERVICE))
         said = json.loads(said.stdout)
         rates["library"].append(said["texts_per_second"])
         on_core["library"].append(said["texts_per_second_on_core"])
@@ -135,8 +144,8 @@ def main() -> None:
                 command += ["--part", part]
             # The token goes by environment: arguments are for all to see.
             environment = os.environ | {"DANDYROLL_TOKEN": service.token}
-            subprocess.run([*map(str, command), *more], cwd=ROOT, env=environment, check=True)
-            return json.loads(out.read_text())
+            subprocess.run([*map(str, command), *more], cwd=ROOT, env=environment, check=True, **on(GENERATOR))
+            return json.loads(out.read_text()) | {"service_cores": len(SERVICE)}
 
         lengths = ["--minutes", str(given.minutes), "--overload-minutes", str(given.minutes / 2)]
         try:

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Waits up to this are never too long.
-const SHORT: Duration = Duration::from_millis(20);
+const SHORT: Duration = Duration::from_millis(50);
 /// Too long is more than so many times the wait of a text that is nearly alone.
 const TIMES: u32 = 4;
 /// How long all have to wait too long.
@@ -223,8 +223,8 @@ mod tests {
         let (waits, refused) = simulate(&admission, (start, 6), 2000.0, 1000.0, MILLI);
         // Of the last second's 2000, half are answered.
         assert!((900..=1100).contains(&waits.len()) && refused > 850, "{} {refused}", waits.len());
-        assert!(waits[waits.len() / 2] <= 25 * MILLI, "{:?}", waits[waits.len() / 2]);
-        assert!(waits.last().is_some_and(|most| *most <= 60 * MILLI), "{:?}", waits.last());
+        assert!(waits[waits.len() / 2] <= 60 * MILLI, "{:?}", waits[waits.len() / 2]);
+        assert!(waits.last().is_some_and(|most| *most <= 100 * MILLI), "{:?}", waits.last());
         // Once it is over, bursts are let in again.
         let (_, refused) = simulate(&admission, (start + Duration::from_secs(7), 10), 500.0, 1000.0, MILLI);
         assert_eq!((refused, admission.limit()), (0, 256.0));
