@@ -722,7 +722,8 @@ pub fn run(
         settings,
         progress,
         permits: Permits { used: Mutex::new(0), freed: Condvar::new(), most: options.memory / 2 },
-        seen: Seen::new(options.memory / 2),
+        // A small part, so that a large dump needs hardly more than a small one, which does not fill it.
+        seen: Seen::new(options.memory / 8),
     };
     let mut total = Tally::new(judge.wanted().len());
     total.add(&kept);
