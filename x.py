@@ -13,6 +13,7 @@
     python3 x.py performance    write docs/performance.md from what the three above measured
     python3 x.py callgrind      count the instructions of the hot paths against those kept (needs valgrind)
     python3 x.py guard          the same of the build that the tests have: what continuous integration does
+    python3 x.py bench          time each stage of marking and detection alone (criterion, some minutes)
     python3 x.py flames         flame graphs of the hot paths (needs perf; installs inferno if missing)
     python3 x.py clients        the openai package and schemathesis against the service, and lints of deploy/
     python3 x.py python         the Python package: lints, types, the wheel, its tests (downloads torch; Python 3.11)
@@ -25,6 +26,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import platform
 import shutil
@@ -296,6 +298,27 @@ def guard(arguments: list[str]) -> None:
     run(sys.executable, "load/callgrind.py", ROOT / "target" / "debug" / "dandyroll-library", "dev", *arguments)
 
 
+def bench() -> None:
+    """Criterion's medians of every stage, as one file."""
+    target = ROOT / "target" / "criterion"
+    shutil.rmtree(target, ignore_errors=True)
+    run("cargo", "bench", "--quiet", "--locked", "-p", "dandyroll-detector", "--bench", "detection", "--", "--noplot")
+    run("cargo", "bench", "--quiet", "--locked", "-p", "dandyroll-load", "--bench", "stages", "--", "--noplot")
+    found = {}
+    for place in sorted(target.glob("**/new/benchmark.json")):
+        about = json.loads(place.read_text())
+        times = json.loads(place.with_name("estimates.json").read_text())
+        median = times["median"]
+        of = median["confidence_interval"]
+        found[about["full_id"]] = [median["point_estimate"], of["lower_bound"], of["upper_bound"]]
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=ROOT).stdout.strip()
+    busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    report = {"command": "x.py bench", "commit": commit, "load_average_after": busy, "nanoseconds": found}
+    out = ROOT / "docs" / "performance" / "benches.json"
+    out.write_text(json.dumps(report, indent=1) + "\n")
+    performance()
+
+
 def flames() -> None:
     """Where the time of detection and of a marked step goes: a picture each, by processor time."""
     program = release("dandyroll-load") / "dandyroll-library"
@@ -422,6 +445,7 @@ def main() -> int:
         "callgrind": lambda: callgrind(arguments),
         "guard": lambda: guard(arguments),
         "flames": flames,
+        "bench": bench,
         "clients": lambda: clients(arguments),
         "python": lambda: python_package(arguments),
         "engines": lambda: engines(arguments),

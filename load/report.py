@@ -84,7 +84,7 @@ def rows_of_design() -> tuple[list[list[str]], list[str]]:
     else:
         rows.append(["ours : peers", "–", "–", "–", "not measured", "–", "`x.py peers`"])
     for name, floor, aim in (("single", 0.3, 0.6), ("batch of 64", 0.3, 0.8), ("stream of 64", 0.3, 0.8)):
-        spread = {"ratio": library["ratios"][name], "ratio_on_core": library["ratios_on_core"].get(name)} if library else None
+        spread = {"ratio": library["ratios"][name], "ratio_on_core": library.get("ratios_on_core", {}).get(name)} if library else None
         add(f"HTTP detection of 300-token texts, {name} : the library on the same cores", floor, aim, spread, "x.py load --only library")
     for name, report in (("generation", generation), ("peers", peers), ("HTTP beside the library", library)):
         if report:
@@ -165,7 +165,8 @@ def loads() -> str:
                        number(p["all"]["first_token"]["p99_ms"]), number(p["all"]["token_gap"]["p50_ms"]), number(p["all"]["token_gap"]["p99_ms"])]
                       for p in report["phases"]]
             parts.append(table(["phase", "tokens /s", "first token p50 ms", "p99 ms", "next token p50 ms", "p99 ms"], tokens) + "\n")
-        parts.append(f"![{title}](performance/{name}.svg)\n\n{origin(report)}\n")
+        apart = f"; the service had {report['service_cores']} of them, and the generator another" if report.get("generator_apart") else ""
+        parts.append(f"![{title}](performance/{name}.svg)\n\n{origin(report)}{apart}\n")
     return "\n".join(parts) if parts else "Not measured yet: `python3 x.py load`.\n"
 
 
@@ -186,6 +187,29 @@ def instructions() -> str:
             f"the AVX-512 forms are not what is counted.\n\n{table(['path', 'instructions of one run'], rows)}\n")
 
 
+def time(nanoseconds: float) -> str:
+    for unit, size in (("ms", 1e6), ("µs", 1e3)):
+        if nanoseconds >= size:
+            return f"{nanoseconds / size:.3g} {unit}"
+    return f"{nanoseconds:.3g} ns"
+
+
+def benches() -> str:
+    report = read("benches")
+    if not report:
+        return "Not measured yet.\n"
+    rows = [[name, time(median), f"{time(lower)} – {time(upper)}"] for name, (median, lower, upper) in report["nanoseconds"].items()]
+    busy = f", load average {report['load_average_after']:.1f} after it" if report["load_average_after"] is not None else ""
+    return (f"Criterion's medians with their 95 % intervals, `{report['command']}`, commit {report['commit'][:12]}{busy}.\n\n"
+            + table(["stage", "median", "interval"], rows) + "\n")
+
+
+def flames() -> str:
+    pictures = {"detect-text": "Detection in a text of 300 tokens", "step": "A marked step without the model"}
+    found = [f"![{title}](performance/{name}.svg)\n" for name, title in pictures.items() if (FOLDER / f"{name}.svg").exists()]
+    return "\n".join(found) if found else "Not drawn yet.\n"
+
+
 def main() -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     rows, sources = rows_of_design()
@@ -193,7 +217,7 @@ def main() -> None:
 
 Written by `python3 x.py performance` from the result files in [performance/](performance/), which the commands below make. Do not edit.
 
-Ratios are taken within one run, one side right after the other, in turns: median and, in brackets, the middle half of the rounds. "On the core" counts only the time that a thread had a core, and decides what is reached where it is known; "by the clock" has in it what other programs took. Absolute figures are of the machine that is named, as busy as its load average says: compare within a run. Under load the generator has a core of its own, and the service the others.
+Ratios are taken within one run, one side right after the other, in turns: median and, in brackets, the middle half of the rounds. "On the core" counts only the time that a thread had a core, and decides what is reached where it is known; "by the clock" has in it what other programs took. Absolute figures are of the machine that is named, as busy as its load average says: compare within a run.
 
 ## Against floor and aim
 
@@ -202,7 +226,6 @@ Ratios are taken within one run, one side right after the other, in turns: media
 {absolute()}
 {chr(10).join(sources)}
 
-`cargo bench -p dandyroll-load --bench stages` times each stage alone; `cargo bench -p dandyroll-detector` has more of detection.
 
 ## Under load
 
@@ -210,6 +233,14 @@ Arrivals are Poisson at a fixed mean, whatever the answers do. Latency counts fr
 
 {loads()}
 {instructions()}
+## Each stage alone
+
+{benches()}
+## Where the time goes
+
+`python3 x.py flames` (perf, by processor time; a wider box is more time):
+
+{flames()}
 ## What the limit is
 
 The fixture model is small (six thousand tokens, a few million parameters), so that a step's own work is visible beside it: beside a model that is ten times slower, what marking costs is a tenth. Where marked generation lies below its floor here, the stage benchmarks say where to look: bias, and the check of likely tokens against the tokenizer. That row has not been profiled yet. Text-in detection beside the bare encoder is bounded by the keyed words of the distinct pairs and by normalising, which the encoder alone does not do.

@@ -106,7 +106,7 @@ def against_library(binaries: Path, load, service: int, out: Path, rounds: int) 
             before = processor_seconds(service)
             result = load("closed", [part], out.with_suffix(".round.json"), "--seconds", "4", "--connections", connections)
             after = processor_seconds(service)
-            origin = origin or {k: result[k] for k in ("commit", "modified", "time", "machine")}
+            origin = origin or {k: result[k] for k in ("commit", "modified", "time", "machine", "service_cores", "generator_apart")}
             summary = result["phases"][0]["all"]
             if summary["faults"]:
                 raise SystemExit(f"{name}: {summary['faults']}")
@@ -145,7 +145,9 @@ def main() -> None:
             # The token goes by environment: arguments are for all to see.
             environment = os.environ | {"DANDYROLL_TOKEN": service.token}
             subprocess.run([*map(str, command), *more], cwd=ROOT, env=environment, check=True, **on(GENERATOR))
-            return json.loads(out.read_text()) | {"service_cores": len(SERVICE)}
+            result = json.loads(out.read_text()) | {"service_cores": len(SERVICE), "generator_apart": SERVICE != GENERATOR}
+            out.write_text(json.dumps(result, indent=1) + "\n")
+            return result
 
         lengths = ["--minutes", str(given.minutes), "--overload-minutes", str(given.minutes / 2)]
         try:

@@ -63,7 +63,7 @@ pub struct Options {
     pub existing: Existing,
     /// The largest record that is held and judged, in bytes.
     pub max_document: usize,
-    /// For batches in flight and judgements of texts seen, half each, in bytes.
+    /// Bytes in all: half for batches in flight, an eighth for judgements of texts seen; the rest is what parsing takes.
     pub memory: usize,
     /// Threads that parse and score.
     pub threads: NonZeroUsize,

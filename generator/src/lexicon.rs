@@ -8,7 +8,6 @@ use dandyroll_vocab::{Likely, Neighbours, Vocabulary};
 /// A vocabulary with a model's conventions. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Lexicon {
-    vocabulary: Arc<Vocabulary>,
     /// Numbers below the vocabulary's size that stand for nothing, ascending.
     unused: Arc<[TokenId]>,
     bos: Option<TokenId>,
@@ -21,12 +20,12 @@ impl Lexicon {
     pub fn new(vocabulary: Arc<Vocabulary>, bos: Option<TokenId>, eos: &[TokenId]) -> Self {
         let size = u32::try_from(vocabulary.size()).unwrap_or(u32::MAX);
         let unused = (0..size).map(TokenId).filter(|id| vocabulary.token_bytes(*id).is_none()).collect();
-        Self { vocabulary, unused, bos, eos: eos.into(), neighbours: Arc::default() }
+        Self { unused, bos, eos: eos.into(), neighbours: Arc::new(Neighbours::of(vocabulary)) }
     }
 
     /// The vocabulary.
     pub fn vocabulary(&self) -> &Arc<Vocabulary> {
-        &self.vocabulary
+        self.neighbours.vocabulary()
     }
 
     /// The token that begins an empty prompt.
@@ -42,7 +41,7 @@ impl Lexicon {
     /// Takes δ back from likely tokens that the tokenizer would not have made after `last`.
     /// For masked logits.
     pub(crate) fn unbias(&self, last: TokenId, raw: &[f32], marked: &mut [f32], likely: &mut Likely) {
-        self.neighbours.unbias(&self.vocabulary, last, raw, marked, likely);
+        self.neighbours.unbias(last, raw, marked, likely);
     }
 
     /// Sets the logits of numbers that stand for nothing to −∞: padding beyond the vocabulary, and gaps.
@@ -53,7 +52,7 @@ impl Lexicon {
                 *logit = f32::NEG_INFINITY;
             }
         }
-        if let Some(padding) = logits.get_mut(self.vocabulary.size()..) {
+        if let Some(padding) = logits.get_mut(self.vocabulary().size()..) {
             padding.fill(f32::NEG_INFINITY);
         }
     }

@@ -123,7 +123,7 @@ macro_rules! kernel {
         }
 
         /// One block for each lane: `result[w]` holds word w of all of them. Counters have 32 bits: the greatest
-        /// is 2²⁸ − 1.
+        /// that a token's number asks for is 2²⁸ − 1.
         $(#[$attribute])*
         #[inline]
         fn block(key: &[V; 8], counter: V, newer: V, older: V) -> [V; 16] {

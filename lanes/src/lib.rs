@@ -189,7 +189,11 @@ mod tests {
     fn every_set_raises_the_same_values() {
         let words: [u32; 77] =
             core::array::from_fn(|i| u32::try_from(i).unwrap_or(0).wrapping_mul(2_654_435_761));
-        let values: [f32; 77] = core::array::from_fn(|i| f32::from(u8::try_from(i).unwrap_or(0)) - 38.5);
+        let mut values: [f32; 77] = core::array::from_fn(|i| f32::from(u8::try_from(i).unwrap_or(0)) - 38.5);
+        let hard = [0.0, -0.0, 1e-45, -1e-45, f32::MIN_POSITIVE, f32::MAX, f32::INFINITY, f32::NEG_INFINITY];
+        for values in values.as_chunks_mut::<8>().0.iter_mut().step_by(2) {
+            *values = hard;
+        }
         for below in [0, 1, words[40], words[40] + 1, 1 << 31, u32::MAX] {
             for set in Instructions::all() {
                 let mut found = values;

@@ -1,6 +1,7 @@
 //! The logits processor as Python calls it: rows of raw logits, marked where they lie.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use dandyroll_files::keyfile;
 use dandyroll_files::profile::Named;
@@ -13,7 +14,6 @@ use crate::refused;
 
 /// Which tokens the tokenizer writes after which.
 struct Usual {
-    vocabulary: Vocabulary,
     /// Numbers below the vocabulary's size that stand for nothing.
     unused: Vec<usize>,
     neighbours: Neighbours,
@@ -24,7 +24,7 @@ impl Usual {
         let size = u32::try_from(vocabulary.size()).unwrap_or(u32::MAX);
         let nothing = (0..size).filter(|id| vocabulary.token_bytes(TokenId(*id)).is_none());
         let unused = nothing.filter_map(|id| usize::try_from(id).ok()).collect();
-        Self { vocabulary, unused, neighbours: Neighbours::default() }
+        Self { unused, neighbours: Neighbours::of(Arc::new(vocabulary)) }
     }
 
     /// Takes δ back as the generator does, which never draws a number that stands for nothing. Here it keeps what it
@@ -32,13 +32,13 @@ impl Usual {
     fn unbias(&self, last: TokenId, raw: &[f32], marked: &mut [f32], row: &mut Row) {
         row.masked.clear();
         row.masked.extend_from_slice(marked);
-        let padding = self.vocabulary.size()..row.masked.len();
+        let padding = self.neighbours.vocabulary().size()..row.masked.len();
         for place in self.unused.iter().copied().chain(padding) {
             if let Some(logit) = row.masked.get_mut(place) {
                 *logit = f32::NEG_INFINITY;
             }
         }
-        self.neighbours.unbias(&self.vocabulary, last, raw, &mut row.masked, &mut row.likely);
+        self.neighbours.unbias(last, raw, &mut row.masked, &mut row.likely);
         for (marked, masked) in marked.iter_mut().zip(&row.masked) {
             if *masked > f32::NEG_INFINITY {
                 *marked = *masked;

@@ -6,8 +6,8 @@
 //! canonical byte-pair encodings", for BPE; up to the splitting into words), so neighbours are what is asked about.
 
 use std::fmt;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use dandyroll_scheme::TokenId;
 use dandyroll_scheme::softmax::maximum;
@@ -26,8 +26,8 @@ const MOST: usize = 256;
 /// Answers about the neighbours of one vocabulary, remembered for all texts.
 ///
 /// Threads share it without a lock: an answer and the pair it is about are one word.
-#[derive(Default)]
 pub struct Neighbours {
+    vocabulary: Arc<Vocabulary>,
     /// Of each token, whether the tokenizer makes it of its own text: 0 is not known.
     alone: OnceLock<Box<[AtomicU8]>>,
     /// (last, next, answer) in 31, 31 and 2 bits; all 0 is nothing.
@@ -56,20 +56,23 @@ fn answer(yes: bool) -> u8 {
 }
 
 impl Neighbours {
+    /// Nothing is known yet; the tables are made at the first question.
+    pub fn of(vocabulary: Arc<Vocabulary>) -> Self {
+        Self { vocabulary, alone: OnceLock::new(), pairs: OnceLock::new() }
+    }
+
+    /// The vocabulary.
+    pub fn vocabulary(&self) -> &Arc<Vocabulary> {
+        &self.vocabulary
+    }
+
     /// Takes δ back from likely tokens that the tokenizer would not have made after `last`.
     ///
     /// `raw` are the logits before the mark, `marked` after it, with −∞ where a number stands for no token. Unlikely
     /// tokens keep their δ: they are hardly ever drawn, and there are many. How likely a token is, is read off
     /// `marked`. Detection knows nothing of this and need not: it changes which texts are written, not how a text is
     /// judged.
-    pub fn unbias(
-        &self,
-        vocabulary: &Vocabulary,
-        last: TokenId,
-        raw: &[f32],
-        marked: &mut [f32],
-        likely: &mut Likely,
-    ) {
+    pub fn unbias(&self, last: TokenId, raw: &[f32], marked: &mut [f32], likely: &mut Likely) {
         let Some(max) = maximum(marked) else { return };
         let least = max - BELOW;
         let Likely { tokens, spelled } = likely;
@@ -91,7 +94,7 @@ impl Neighbours {
             if let (Some(raw), Some(marked)) = (raw.get(place), marked.get_mut(place))
                 // Without δ there is nothing to take back, and nothing to ask.
                 && raw.to_bits() != marked.to_bits()
-                && !self.usual(vocabulary, last, *token, spelled)
+                && !self.usual(last, *token, spelled)
             {
                 *marked = *raw;
             }
@@ -99,7 +102,7 @@ impl Neighbours {
     }
 
     /// Whether the tokenizer makes `next` after `last`; true where that cannot be said of the two alone.
-    fn usual(&self, vocabulary: &Vocabulary, last: TokenId, next: TokenId, spelled: &mut Vec<u8>) -> bool {
+    fn usual(&self, last: TokenId, next: TokenId, spelled: &mut Vec<u8>) -> bool {
         let pair = (u64::from(last.0) << 33) | (u64::from(next.0) << 2);
         let slots = self.pairs.get_or_init(|| (0..SLOTS).map(|_| AtomicU64::new(0)).collect());
         // Fibonacci hashing: the upper bits of a product with 2⁶⁴/φ.
@@ -115,9 +118,9 @@ impl Neighbours {
         }
         // A token that does not come back even alone (a special one, or one of a tokenizer that puts something before
         // every text) says nothing about its neighbours.
-        let usual = !self.alone(vocabulary, last, spelled)
-            || !self.alone(vocabulary, next, spelled)
-            || made(vocabulary, &[last, next], spelled) != Some(false);
+        let usual = !self.alone(last, spelled)
+            || !self.alone(next, spelled)
+            || made(&self.vocabulary, &[last, next], spelled) != Some(false);
         if let Some(slot) = slot {
             slot.store(pair | u64::from(answer(usual)), Ordering::Relaxed);
         }
@@ -125,14 +128,15 @@ impl Neighbours {
     }
 
     /// Whether the tokenizer makes this token, and no other, of its own text.
-    fn alone(&self, vocabulary: &Vocabulary, token: TokenId, spelled: &mut Vec<u8>) -> bool {
-        let known = self.alone.get_or_init(|| (0..vocabulary.size()).map(|_| AtomicU8::new(0)).collect());
+    fn alone(&self, token: TokenId, spelled: &mut Vec<u8>) -> bool {
+        let size = self.vocabulary.size();
+        let known = self.alone.get_or_init(|| (0..size).map(|_| AtomicU8::new(0)).collect());
         let slot = usize::try_from(token.0).ok().and_then(|place| known.get(place));
         match slot.map(|slot| slot.load(Ordering::Relaxed)) {
             Some(YES) => true,
             Some(NO) => false,
             _ => {
-                let alone = made(vocabulary, &[token], spelled) == Some(true);
+                let alone = made(&self.vocabulary, &[token], spelled) == Some(true);
                 if let Some(slot) = slot {
                     slot.store(answer(alone), Ordering::Relaxed);
                 }
@@ -158,9 +162,9 @@ mod tests {
     use super::*;
     use std::path::Path;
 
-    fn vocabulary() -> Vocabulary {
+    fn vocabulary() -> Arc<Vocabulary> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/model/tokenizer.json");
-        Vocabulary::open(root).unwrap()
+        Arc::new(Vocabulary::open(root).unwrap())
     }
 
     fn token(vocabulary: &Vocabulary, text: &str) -> TokenId {
@@ -181,33 +185,33 @@ mod tests {
         for id in [turn, open] {
             marked[place(id)] = 2.0;
         }
-        let (neighbours, mut likely) = (Neighbours::default(), Likely::default());
-        neighbours.unbias(&vocabulary, re, &raw, &mut marked, &mut likely);
+        let (neighbours, mut likely) = (Neighbours::of(Arc::clone(&vocabulary)), Likely::default());
+        neighbours.unbias(re, &raw, &mut marked, &mut likely);
         assert_eq!([turn, open].map(|id| marked[place(id)].to_bits()), [0.0_f32, 2.0].map(f32::to_bits));
         // Far below the likeliest nothing is asked.
         let (mut raw, mut marked) = (raw.clone(), raw);
         raw[place(open)] = 20.0;
         marked[place(open)] = 22.0;
         marked[place(turn)] = 2.0;
-        neighbours.unbias(&vocabulary, re, &raw, &mut marked, &mut likely);
+        neighbours.unbias(re, &raw, &mut marked, &mut likely);
         assert_eq!([turn, open].map(|id| marked[place(id)].to_bits()), [2.0_f32, 22.0].map(f32::to_bits));
     }
 
     /// What `usual` says without a memory.
-    fn asked(vocabulary: &Vocabulary, last: TokenId, next: TokenId) -> bool {
-        Neighbours::default().usual(vocabulary, last, next, &mut Vec::new())
+    fn asked(vocabulary: &Arc<Vocabulary>, last: TokenId, next: TokenId) -> bool {
+        Neighbours::of(Arc::clone(vocabulary)).usual(last, next, &mut Vec::new())
     }
 
     /// Of a flat distribution the smallest numbers are asked about, no more than so many, and of those the marked ones.
     #[test]
     fn a_step_asks_about_so_many_at_most() {
         let vocabulary = vocabulary();
-        let (neighbours, mut likely) = (Neighbours::default(), Likely::default());
+        let (neighbours, mut likely) = (Neighbours::of(Arc::clone(&vocabulary)), Likely::default());
         let raw = vec![1.0_f32; vocabulary.size()];
         let mut marked = vec![3.0_f32; vocabulary.size()];
         (marked[7], marked[8]) = (f32::NEG_INFINITY, 1.0);
         let last = token(&vocabulary, "re");
-        neighbours.unbias(&vocabulary, last, &raw, &mut marked, &mut likely);
+        neighbours.unbias(last, &raw, &mut marked, &mut likely);
         let mut asked: Vec<u64> =
             neighbours.pairs.get().unwrap().iter().map(|a| a.load(Ordering::Relaxed)).collect();
         asked.retain(|slot| *slot != 0);
@@ -227,7 +231,7 @@ mod tests {
     #[test]
     fn remembered_answers_are_the_answers() {
         let vocabulary = vocabulary();
-        let (neighbours, mut spelled) = (Neighbours::default(), Vec::new());
+        let (neighbours, mut spelled) = (Neighbours::of(Arc::clone(&vocabulary)), Vec::new());
         let size = u32::try_from(vocabulary.size()).unwrap();
         let mut state = 1_u32;
         let mut draw = || {
@@ -237,13 +241,13 @@ mod tests {
         let pairs: Vec<_> = (0..3000).map(|_| (draw(), draw())).collect();
         let mut unusual = 0;
         for (last, next) in pairs.iter().chain(&pairs) {
-            let answer = neighbours.usual(&vocabulary, *last, *next, &mut spelled);
+            let answer = neighbours.usual(*last, *next, &mut spelled);
             assert_eq!(answer, asked(&vocabulary, *last, *next), "{last:?} {next:?}");
             unusual += usize::from(!answer);
         }
         assert!(unusual > 10, "{unusual}");
         // A number that fits no slot is no token, and no reason to unmark.
-        assert!(neighbours.usual(&vocabulary, TokenId(u32::MAX), TokenId(5), &mut spelled));
+        assert!(neighbours.usual(TokenId(u32::MAX), TokenId(5), &mut spelled));
     }
 
     /// A special token is never made of text, and no reason to unmark what follows it.

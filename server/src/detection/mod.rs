@@ -28,13 +28,13 @@ use futures_util::StreamExt;
 use futures_util::stream;
 use tokio::sync::Semaphore;
 
-pub use admission::Place;
+pub use admission::{Held, Place};
 pub use calibrate::{Calibrating, Trial};
 pub use error::DetectionError;
 pub use lines::{Line, LineReader};
 pub use ndjson::StreamDetection;
 pub use plan::{Entropies, Plan, Reader, Tier, Tokenizer};
-pub use pool::{Pool, PoolError, PoolSettings, Ticket};
+pub use pool::{Pool, PoolError, PoolSettings, Ticket, Turn};
 
 use crate::audit::{Completion, Detail, DetailValue, Intent, Operation, Outcome, Subject};
 use crate::node::Node;
@@ -243,7 +243,11 @@ impl Detecting {
         self.check("text", &text)?;
         let place = self.inner.pool.admit()?;
         let operation = self.inner.node.audit().begin(&Self::intent("detect", caller, &plan)).await?;
-        let judged = self.judge(&plan, text, prompt, Alone::Yes).await;
+        let held = place.hold();
+        // The model has a queue and bounds of its own. What waits there takes no place here, and how long it took says
+        // nothing of ours.
+        let place = (!plan.needs_model()).then_some(place);
+        let judged = self.judge(&plan, text, prompt, Some(held)).await;
         let completion = match &judged {
             Ok(judged) => Completion {
                 subject: judged.detected.map(|test| subject(&plan, test)).unwrap_or_default(),
@@ -255,8 +259,7 @@ impl Detecting {
         };
         let receipt = operation.complete_within(completion, AUDIT_WAIT).await?;
         let judged = judged?;
-        // The model has a queue and bounds of its own: how long it took says nothing of ours.
-        if !plan.needs_model() {
+        if let Some(place) = place {
             place.answered(judged.worked);
         }
         Ok(Detection { receipt: Some(receipt.to_string()), ..judged.answer })
@@ -326,7 +329,7 @@ impl Detecting {
         if plan.needs_model() {
             let mut judged = Vec::with_capacity(items.len());
             for TextItem { id, text, prompt } in items {
-                judged.push((id, self.judge(plan, text, prompt, Alone::No).await));
+                judged.push((id, self.judge(plan, text, prompt, None).await));
             }
             return judged;
         }
@@ -369,7 +372,7 @@ impl Detecting {
         work: impl FnOnce(&mut Detector) -> T + Send + 'static,
     ) -> Result<T, PoolError> {
         let ticket = self.inner.pool.bulk_job().await?;
-        self.inner.pool.run(Some(ticket), work).await
+        self.inner.pool.run(Turn::Bulk(ticket), work).await
     }
 
     fn check(&self, what: &'static str, text: &str) -> Result<(), DetectionError> {
@@ -392,46 +395,42 @@ impl Detecting {
         plan: &Arc<Plan>,
         text: String,
         prompt: Option<String>,
-        alone: Alone,
+        single: Option<Held>,
     ) -> Result<Judged, DetectionError> {
         let began = Instant::now();
-        let judged = self.judge_unmeasured(plan, text, prompt, alone).await;
+        let judged = self.judge_unmeasured(plan, text, prompt, single).await;
         self.measured(plan, began, &judged);
         judged
     }
 
-    /// A single text has its place for as long as it takes; those of batches and streams share jobs.
-    async fn turn_of(&self, alone: Alone) -> Result<Option<Ticket>, PoolError> {
-        match alone {
-            Alone::Yes => Ok(None),
-            Alone::No => self.inner.pool.bulk_job().await.map(Some),
-        }
-    }
-
-    /// Judges one text: in one job, or, if the plan needs the model, in two with the model between them.
+    /// Judges one text, a single one or one of a batch or stream: in one job, or, if the plan needs the model, in two
+    /// with the model between them.
     async fn judge_unmeasured(
         &self,
         plan: &Arc<Plan>,
         text: String,
         prompt: Option<String>,
-        alone: Alone,
+        single: Option<Held>,
     ) -> Result<Judged, DetectionError> {
         self.check("text", &text)?;
         self.check("prompt", prompt.as_deref().unwrap_or_default())?;
         let Inner { pool, node, .. } = &*self.inner;
-        let hash = alone == Alone::Yes;
-        let _turn = match alone {
-            Alone::No if plan.needs_model() => Some(self.inner.turns.acquire().await),
+        let hash = single.is_some();
+        let _turn = match &single {
+            None if plan.needs_model() => Some(self.inner.turns.acquire().await),
             _ => None,
         };
-        let ticket = self.turn_of(alone).await?;
+        let turn = match single {
+            Some(held) => Turn::Single(held),
+            None => Turn::Bulk(pool.bulk_job().await?),
+        };
         let (work, node) = (Arc::clone(plan), node.clone());
         if !plan.needs_model() {
             let judge = move |detector: &mut Detector| {
                 let hasher = hash.then(|| node.hasher());
                 judge_text(&work, &text, None, &GroupEntropies::new(), hasher, detector)
             };
-            return pool.run(ticket, judge).await?;
+            return pool.run(turn, judge).await?;
         }
         let prepare = move |_: &mut Detector| {
             let prompt = prompt.unwrap_or_default();
@@ -440,7 +439,7 @@ impl Detecting {
             let encodings = encode(&work, &text)?;
             Ok::<_, DetectionError>((text, prompts, encodings))
         };
-        let (text, prompts, encodings) = pool.run(ticket, prepare).await??;
+        let (text, prompts, encodings) = pool.run(turn, prepare).await??;
         let mut entropies = GroupEntropies::with_capacity(plan.groups.len());
         for ((group, prompt), encoding) in plan.groups.iter().zip(prompts).zip(&encodings) {
             entropies.push(match &group.reader {
@@ -451,20 +450,13 @@ impl Detecting {
                 }
             });
         }
-        let (work, ticket) = (Arc::clone(plan), self.turn_of(alone).await?);
+        let (work, turn) = (Arc::clone(plan), Turn::Bulk(pool.bulk_job().await?));
         let judge = move |detector: &mut Detector| {
             let hasher = hash.then(|| node.hasher());
             judge_text(&work, &text, Some(encodings), &entropies, hasher, detector)
         };
-        pool.run(ticket, judge).await?
+        pool.run(turn, judge).await?
     }
-}
-
-/// Whether a text is a request of its own, or one of a batch or stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Alone {
-    Yes,
-    No,
 }
 
 /// Refuses a name that is no name: it is given back with the result.

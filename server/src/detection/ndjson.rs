@@ -19,7 +19,7 @@ use futures_util::{FutureExt, Stream, StreamExt};
 use super::lines::{Line, LineReader};
 use super::plan::Plan;
 use super::pool::Ticket;
-use super::{Alone, Counted, Detecting, DetectionError, Tally, ToProblem, check_id, chunk_lines, line_fault};
+use super::{Counted, Detecting, DetectionError, Tally, ToProblem, check_id, chunk_lines, line_fault};
 use crate::audit::{Operation, Outcome};
 use crate::detection::judge::Judged;
 
@@ -187,7 +187,7 @@ impl Run {
                 let (number, item) = read(line, limit);
                 let (id, judged) = match item {
                     Ok(TextItem { id, text, prompt }) => {
-                        (id, self.service.judge(&self.plan, text, prompt, Alone::No).await)
+                        (id, self.service.judge(&self.plan, text, prompt, None).await)
                     }
                     Err(error) => (None, Err(error)),
                 };

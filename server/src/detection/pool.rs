@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use dandyroll_detector::Detector;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use super::admission::{Admission, Place};
+use super::admission::{Admission, Held, Place};
 
 type Job = Box<dyn FnOnce(&mut Detector) + Send>;
 
@@ -46,6 +46,15 @@ pub enum PoolError {
 #[derive(Debug)]
 pub struct Ticket {
     _permit: OwnedSemaphorePermit,
+}
+
+/// What lets a job wait for a thread.
+#[derive(Debug)]
+pub enum Turn {
+    /// The place of a single text.
+    Single(Held),
+    /// One of the jobs that batches and streams share.
+    Bulk(Ticket),
 }
 
 #[derive(Default)]
@@ -186,16 +195,16 @@ impl Pool {
         Duration::from_secs(Duration::from_nanos(nanos).as_secs().saturating_add(1).min(60))
     }
 
-    /// Does `work` on one of the threads, keeping `ticket`, if there is one, until it is done. Nothing is done any more
-    /// for a caller that has left.
+    /// Does `work` on one of the threads, keeping `turn` until it is done or passed over: so what waits is bounded, also
+    /// by callers that left. For them nothing is done any more.
     pub async fn run<T: Send + 'static>(
         &self,
-        ticket: Option<Ticket>,
+        turn: Turn,
         work: impl FnOnce(&mut Detector) -> T + Send + 'static,
     ) -> Result<T, PoolError> {
         let (done, result) = oneshot::channel();
         let job = move |detector: &mut Detector| {
-            let _ticket = ticket;
+            let _turn = turn;
             if !done.is_closed() {
                 drop(done.send(work(detector)));
             }
@@ -212,6 +221,10 @@ mod tests {
 
     use super::*;
 
+    fn turn(pool: &Pool) -> Turn {
+        Turn::Single(pool.admit().unwrap().hold())
+    }
+
     fn pool(queue: usize) -> Pool {
         let threads = NonZeroUsize::new(2);
         Pool::start(PoolSettings { threads, queue, bulk: 1 }).unwrap()
@@ -224,14 +237,14 @@ mod tests {
         let error = pool.admit().unwrap_err();
         assert!(matches!(error, PoolError::Busy { retry_after } if retry_after.as_secs() >= 1), "{error}");
         assert!(pool.has_room().is_err());
-        assert_eq!(pool.run(None, |_| 7).await, Ok(7));
+        assert_eq!(pool.run(Turn::Single(first.hold()), |_| 7).await, Ok(7));
         drop(second);
         assert!(pool.has_room().is_ok() && pool.admit().is_ok());
         first.answered(Duration::ZERO);
         let _bulk = pool.admit_bulk().unwrap();
         assert!(pool.admit_bulk().is_err() && pool.admit().is_ok());
         let job = pool.bulk_job().await.unwrap();
-        assert_eq!(pool.run(Some(job), |_| 8).await, Ok(8));
+        assert_eq!(pool.run(Turn::Bulk(job), |_| 8).await, Ok(8));
         // The place is given back by the thread, a moment after the result.
         while pool.bulk_jobs.available_permits() < 4 {
             tokio::task::yield_now().await;
@@ -242,10 +255,10 @@ mod tests {
     async fn a_job_that_panics_is_an_error_and_the_threads_go_on() {
         let pool = pool(8);
         for _ in 0..4 {
-            let died = pool.run(None, |_| -> u8 { std::panic::resume_unwind(Box::new("on purpose")) });
+            let died = pool.run(turn(&pool), |_| -> u8 { std::panic::resume_unwind(Box::new("on purpose")) });
             assert_eq!(died.await, Err(PoolError::Died));
         }
-        assert_eq!(pool.run(None, |_| 1).await, Ok(1));
+        assert_eq!(pool.run(turn(&pool), |_| 1).await, Ok(1));
     }
 
     #[tokio::test]
@@ -253,8 +266,8 @@ mod tests {
         let pool = Pool::start(PoolSettings { threads: NonZeroUsize::new(1), queue: 8, bulk: 1 }).unwrap();
         let (go, wait) = std::sync::mpsc::channel::<()>();
         let (told, hears) = std::sync::mpsc::channel::<u8>();
-        let first = pool.run(None, move |_| wait.recv().is_ok());
-        let second = pool.run(None, move |_| told.send(1).is_ok());
+        let first = pool.run(turn(&pool), move |_| wait.recv().is_ok());
+        let second = pool.run(turn(&pool), move |_| told.send(1).is_ok());
         let mut first = Box::pin(first);
         // Both are handed in; then the second caller leaves.
         assert!((&mut first).now_or_never().is_none());
@@ -262,9 +275,13 @@ mod tests {
             let mut second = Box::pin(second);
             assert!((&mut second).now_or_never().is_none());
         }
+        // It waits all the same, and counts: or those who ask and leave would fill the memory.
+        let others: Vec<_> = std::iter::from_fn(|| pool.admit().ok()).collect();
+        assert_eq!(others.len(), 6);
+        drop(others);
         go.send(()).unwrap();
         assert_eq!(first.await, Ok(true));
-        assert_eq!(pool.run(None, |_| 3).await, Ok(3));
+        assert_eq!(pool.run(turn(&pool), |_| 3).await, Ok(3));
         assert!(hears.try_recv().is_err(), "it was done all the same");
     }
 }

@@ -27,7 +27,7 @@ use crate::telemetry::metrics::RequestRecord;
 /// Routes of every endpoint; anything else is answered in the same shape.
 pub(super) fn routes(config: &mut ServiceConfig, service: &Arc<Service>) {
     let mut paths: Vec<&'static str> = ENDPOINTS.iter().map(|endpoint| endpoint.path).collect();
-    // What has no parameter first: whatever comes before a path is compared with it, by pattern.
+    // Routes are tried in their order, and a literal one costs little to try; no literal path is also a pattern's.
     paths.sort_unstable_by_key(|path| (path.contains('{'), *path));
     paths.dedup();
     for path in paths {

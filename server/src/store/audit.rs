@@ -225,7 +225,8 @@ impl Tx {
     async fn close(&mut self, receipts: &[&str]) -> Result<HashSet<String>, StoreError> {
         let mut closed = HashSet::new();
         for chunk in receipts.chunks(256) {
-            // Filled up with one of them to a power of two: a few statements, prepared once each.
+            // Filled up to a power of two, with some of them again, which an IN does not mind: a few statements, prepared
+            // once each.
             let count = chunk.len().next_power_of_two();
             let marks = self.marks(1, count);
             // Made of a constant and of numbers: nothing of a caller's enters the statement's text.

@@ -450,7 +450,7 @@ impl Tx {
         Ok(())
     }
 
-    /// Where so many values go in a statement, from number `first` on. SQLite looks a numbered place up in a list, once
+    /// Where so many values go in a statement that has no other numbered ones, from number `first` on. SQLite looks a numbered place up in a list, once
     /// for each value: of hundreds that takes longer than to write them.
     pub(super) fn marks(&self, first: usize, count: usize) -> String {
         let marks: Vec<_> = match self.backend() {

@@ -13,6 +13,7 @@ use crate::place::Place;
 
 on_both!(
     every_operation_has_its_two_rows_without_gaps,
+    batches_of_any_size_are_written_whole,
     a_caller_who_leaves_is_written_down,
     without_the_store_nothing_begins,
     lists_go_on_by_cursor,
@@ -66,6 +67,33 @@ async fn every_operation_has_its_two_rows_without_gaps(place: Place) {
             .map(|entry| entry.kind.as_str())
             .collect();
         assert_eq!(kinds, ["begin", "end"]);
+    }
+}
+
+/// Sizes around those of statements: the writer takes what waits, up to 256 rows, at once.
+async fn batches_of_any_size_are_written_whole(place: Place) {
+    let node = place.node("a").await;
+    let mut all = 0;
+    for count in [1, 3, 16, 17, 63, 130, 255, 257, 300] {
+        let begun = (0..count).map(|_| async { node.audit().begin(&intent("batch")).await.unwrap() });
+        let begun = futures_util::future::join_all(begun).await;
+        let ended = begun.into_iter().map(|operation| operation.complete(Completion::plain(Outcome::Ok)));
+        let receipts = futures_util::future::join_all(ended).await;
+        let receipts: BTreeSet<Receipt> = receipts.into_iter().map(Result::unwrap).collect();
+        assert_eq!(receipts.len(), count);
+        all += count;
+    }
+    let filter = EntryFilter { action: Some("batch".into()), ..EntryFilter::default() };
+    let (entries, _) = node.audit().list(&filter, None, 4000).await.unwrap();
+    assert_eq!(entries.len(), 2 * all);
+    let first = entries[0].seq;
+    assert!((first..).zip(&entries).all(|(seq, entry)| entry.seq == seq), "a gap");
+    let mut begun = BTreeSet::new();
+    for entry in &entries {
+        let fresh = begun.insert((&entry.receipt, &entry.kind));
+        assert!(fresh && begun.contains(&(&entry.receipt, &"begin".to_owned())), "{entry:?}");
+        assert_eq!((entry.action.as_str(), entry.server.as_str()), ("batch", entries[0].server.as_str()));
+        assert_eq!(entry.outcome.as_deref(), (entry.kind == "end").then_some("ok"));
     }
 }
 
