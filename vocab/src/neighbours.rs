@@ -45,6 +45,7 @@ impl fmt::Debug for Neighbours {
 #[derive(Debug, Default)]
 pub struct Likely {
     tokens: Vec<(f32, TokenId)>,
+    known: Vec<u64>,
     spelled: Vec<u8>,
 }
 
@@ -53,6 +54,20 @@ const YES: u8 = 2;
 
 fn answer(yes: bool) -> u8 {
     if yes { YES } else { NO }
+}
+
+/// A pair in a slot, without its answer.
+fn packed(last: TokenId, next: TokenId) -> u64 {
+    (u64::from(last.0) << 33) | (u64::from(next.0) << 2)
+}
+
+/// What a slot says of a pair, if it is about it.
+fn remembered(slot: u64, last: TokenId, next: TokenId) -> Option<bool> {
+    match slot.checked_sub(packed(last, next)) {
+        Some(answer) if answer == u64::from(YES) => Some(true),
+        Some(answer) if answer == u64::from(NO) => Some(false),
+        _ => None,
+    }
 }
 
 impl Neighbours {
@@ -75,7 +90,7 @@ impl Neighbours {
     pub fn unbias(&self, last: TokenId, raw: &[f32], marked: &mut [f32], likely: &mut Likely) {
         let Some(max) = maximum(marked) else { return };
         let least = max - BELOW;
-        let Likely { tokens, spelled } = likely;
+        let Likely { tokens, known, spelled } = likely;
         tokens.clear();
         for (ids, logits) in (0_u32..).step_by(64).zip(marked.chunks(64)) {
             // Most runs hold nothing likely, which is seen at once for all of one.
@@ -89,40 +104,46 @@ impl Neighbours {
             tokens.select_nth_unstable_by(MOST, |a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
             tokens.truncate(MOST);
         }
-        for (_, token) in &*tokens {
-            let place = usize::try_from(token.0).unwrap_or(usize::MAX);
-            if let (Some(raw), Some(marked)) = (raw.get(place), marked.get_mut(place))
-                // Without δ there is nothing to take back, and nothing to ask.
-                && raw.to_bits() != marked.to_bits()
-                && !self.usual(last, *token, spelled)
+        let place = |token: TokenId| usize::try_from(token.0).unwrap_or(usize::MAX);
+        // Without δ there is nothing to take back, and nothing to ask.
+        tokens.retain(|(_, token)| {
+            let pair = raw.get(place(*token)).zip(marked.get(place(*token)));
+            pair.is_some_and(|(raw, marked)| raw.to_bits() != marked.to_bits())
+        });
+        // All slots are read before any is looked at: they lie far apart, and memory is waited for once.
+        known.clear();
+        known.extend(
+            tokens
+                .iter()
+                .map(|(_, token)| self.slot(last, *token).map_or(0, |slot| slot.load(Ordering::Relaxed))),
+        );
+        for ((_, token), known) in tokens.iter().zip(&*known) {
+            if !remembered(*known, last, *token).unwrap_or_else(|| self.ask(last, *token, spelled))
+                && let (Some(raw), Some(marked)) = (raw.get(place(*token)), marked.get_mut(place(*token)))
             {
                 *marked = *raw;
             }
         }
     }
 
-    /// Whether the tokenizer makes `next` after `last`; true where that cannot be said of the two alone.
-    fn usual(&self, last: TokenId, next: TokenId, spelled: &mut Vec<u8>) -> bool {
-        let pair = (u64::from(last.0) << 33) | (u64::from(next.0) << 2);
+    /// Where the answer about a pair is, if its numbers fit; of the others each is asked about again.
+    fn slot(&self, last: TokenId, next: TokenId) -> Option<&AtomicU64> {
         let slots = self.pairs.get_or_init(|| (0..SLOTS).map(|_| AtomicU64::new(0)).collect());
         // Fibonacci hashing: the upper bits of a product with 2⁶⁴/φ.
-        let place = pair.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - SLOTS.trailing_zeros());
-        let slot = usize::try_from(place).ok().and_then(|place| slots.get(place));
-        // Numbers that do not fit a slot are asked about again each time.
-        let slot = slot.filter(|_| last.0 | next.0 < 1 << 31);
-        if let Some(known) = slot.map(|slot| slot.load(Ordering::Relaxed))
-            && known & !3 == pair
-            && known & 3 != 0
-        {
-            return known & 3 == u64::from(YES);
-        }
+        let place = packed(last, next).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - SLOTS.trailing_zeros());
+        let fits = last.0 | next.0 < 1 << 31;
+        usize::try_from(place).ok().filter(|_| fits).and_then(|place| slots.get(place))
+    }
+
+    /// Whether the tokenizer makes `next` after `last`; true where that cannot be said of the two alone.
+    fn ask(&self, last: TokenId, next: TokenId, spelled: &mut Vec<u8>) -> bool {
         // A token that does not come back even alone (a special one, or one of a tokenizer that puts something before
         // every text) says nothing about its neighbours.
         let usual = !self.alone(last, spelled)
             || !self.alone(next, spelled)
             || made(&self.vocabulary, &[last, next], spelled) != Some(false);
-        if let Some(slot) = slot {
-            slot.store(pair | u64::from(answer(usual)), Ordering::Relaxed);
+        if let Some(slot) = self.slot(last, next) {
+            slot.store(packed(last, next) | u64::from(answer(usual)), Ordering::Relaxed);
         }
         usual
     }
@@ -199,7 +220,7 @@ mod tests {
 
     /// What `usual` says without a memory.
     fn asked(vocabulary: &Arc<Vocabulary>, last: TokenId, next: TokenId) -> bool {
-        Neighbours::of(Arc::clone(vocabulary)).usual(last, next, &mut Vec::new())
+        Neighbours::of(Arc::clone(vocabulary)).ask(last, next, &mut Vec::new())
     }
 
     /// Of a flat distribution the smallest numbers are asked about, no more than so many, and of those the marked ones.
@@ -241,13 +262,19 @@ mod tests {
         let pairs: Vec<_> = (0..3000).map(|_| (draw(), draw())).collect();
         let mut unusual = 0;
         for (last, next) in pairs.iter().chain(&pairs) {
-            let answer = neighbours.usual(*last, *next, &mut spelled);
+            let slot = neighbours.slot(*last, *next).unwrap().load(Ordering::Relaxed);
+            let answer = remembered(slot, *last, *next);
+            let answer = answer.unwrap_or_else(|| neighbours.ask(*last, *next, &mut spelled));
             assert_eq!(answer, asked(&vocabulary, *last, *next), "{last:?} {next:?}");
             unusual += usize::from(!answer);
         }
         assert!(unusual > 10, "{unusual}");
         // A number that fits no slot is no token, and no reason to unmark.
-        assert!(neighbours.usual(TokenId(u32::MAX), TokenId(5), &mut spelled));
+        assert!(neighbours.slot(TokenId(u32::MAX), TokenId(5)).is_none());
+        assert!(neighbours.ask(TokenId(u32::MAX), TokenId(5), &mut spelled));
+        // A slot that is about nothing, or about others.
+        assert_eq!(remembered(0, TokenId(0), TokenId(0)), None);
+        assert_eq!(remembered(packed(TokenId(1), TokenId(2)) | 2, TokenId(1), TokenId(3)), None);
     }
 
     /// A special token is never made of text, and no reason to unmark what follows it.
