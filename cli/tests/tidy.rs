@@ -140,7 +140,7 @@ fn frozen_files_are_as_they_were_merged() {
 
 /// Cargo lets a crate take all lints of the workspace or none; `lanes` needs all but `unsafe_code`.
 #[test]
-fn unsafe_code_is_two_calls_in_one_file() {
+fn unsafe_code_is_six_calls_in_one_file() {
     let lints = |path: &str, prefix: &str| {
         let text = std::fs::read_to_string(root().join(path)).unwrap();
         let (mut table, mut found) = (String::new(), BTreeSet::new());
@@ -163,7 +163,7 @@ fn unsafe_code_is_two_calls_in_one_file() {
         let text = std::fs::read_to_string(root().join(path)).unwrap();
         let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
         let count = code.filter(|line| line.contains(concat!("unsafe", " "))).count();
-        let allowed = if path == Path::new("lanes/src/x86.rs") { 2 } else { 0 };
+        let allowed = if path == Path::new("lanes/src/x86.rs") { 6 } else { 0 };
         assert_eq!(count, allowed, "{}", path.display());
     }
 }
