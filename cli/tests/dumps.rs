@@ -211,7 +211,7 @@ fn a_job_array_does_what_one_run_does() {
 #[cfg(unix)]
 #[test]
 fn a_killed_run_resumes_without_loss_or_doubles() {
-    let kills: u32 = std::env::var("DANDYROLL_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(5);
+    let kills: u32 = std::env::var("DANDYROLL_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(24);
     let bench = Bench::new();
     let key = bench.key("a.key");
     std::fs::create_dir(bench.path("in")).unwrap();
