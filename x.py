@@ -329,8 +329,8 @@ def flames() -> None:
     if not shutil.which("perf"):
         raise Failed("samples are taken by perf: install it (Debian: apt-get install linux-perf)")
     for path, times, title in (
-        ("detect-text", "100000", "Detection in a text of 300 tokens, from the text"),
-        ("step", "20000", "A marked step without the model, at the fixture model's vocabulary"),
+        ("detect-text", "200000", "Detection in a text of 300 tokens, from the text"),
+        ("step", "200000", "A marked step without the model, at the fixture model's vocabulary"),
     ):
         with tempfile.TemporaryDirectory() as folder:
             data, stacks = Path(folder) / "data", Path(folder) / "stacks"
@@ -344,7 +344,7 @@ def flames() -> None:
             stacks.write_bytes(b"".join(hot))
             picture = ROOT / "docs" / "performance" / f"{path}.svg"
             with picture.open("wb") as out:
-                draw = [found, "--title", title, "--deterministic", "--nametype", "", stacks]
+                draw = [found, "--title", title, "--deterministic", "--countname", "ns", "--nametype", "", stacks]
                 subprocess.run([str(word) for word in draw], stdout=out, check=True)
     performance()
 
