@@ -13,9 +13,13 @@ use dandyroll_scheme::TokenId;
 use dandyroll_scheme::softmax::maximum;
 
 use crate::Vocabulary;
+use crate::vocabulary::MAX_IDS;
 
-/// Answers remembered, 8 MiB of them: a new one takes the place of an old one whose pair falls on the same slot.
+/// Words of answers, 8 MiB of them: a new one takes the place of an old one that falls on the same slot.
 const SLOTS: u32 = 1 << 20;
+
+/// Tokens whose answers share a word.
+const GROUP: u32 = 16;
 
 /// Tokens this far below the likeliest are not asked about, in logits before temperature.
 const BELOW: f32 = 8.0;
@@ -30,8 +34,9 @@ pub struct Neighbours {
     vocabulary: Arc<Vocabulary>,
     /// Of each token, whether the tokenizer makes it of its own text: 0 is not known.
     alone: OnceLock<Box<[AtomicU8]>>,
-    /// (last, next, answer) in 31, 31 and 2 bits; all 0 is nothing.
-    pairs: OnceLock<Box<[AtomicU64]>>,
+    /// The token before, and two bits for each token of a [`GROUP`] that may follow; all 0 is nothing. What is known
+    /// of the groups after one token lies side by side: a step reads a few lines of memory, in order.
+    words: OnceLock<Box<[AtomicU64]>>,
 }
 
 impl fmt::Debug for Neighbours {
@@ -44,9 +49,47 @@ impl fmt::Debug for Neighbours {
 /// Buffers of a step, kept from one to the next.
 #[derive(Debug, Default)]
 pub struct Likely {
-    tokens: Vec<(f32, TokenId)>,
-    known: Vec<u64>,
+    tokens: Vec<u64>,
+    order: Vec<u64>,
     spelled: Vec<u8>,
+}
+
+/// A token with its logit, as a number that is the smaller the larger the logit is ([`f32::total_cmp`]), and of equal
+/// logits the smaller the token's number is.
+fn ranked(id: u32, logit: f32) -> u64 {
+    let bits = logit.to_bits();
+    // All ones for a negative number, whose order is turned about.
+    let negative = (bits.cast_signed() >> 31).cast_unsigned();
+    let falling = !(bits ^ (negative | 1 << 31));
+    (u64::from(falling) << 32) | u64::from(id)
+}
+
+impl Likely {
+    /// The tokens whose logits are at least `least`, and of those the [`MOST`] likeliest, in ascending order of number.
+    fn gather(&mut self, logits: &[f32], least: f32) {
+        let Self { tokens, order, .. } = self;
+        tokens.clear();
+        for (first, logits) in (0_u32..).step_by(64).zip(logits.chunks(64)) {
+            // Most runs hold nothing likely, which is seen at once for all of one.
+            if !logits.iter().fold(false, |any, logit| any | (*logit >= least)) {
+                continue;
+            }
+            // Each is written, and the next one over it unless it is likely: nothing to guess for the processor.
+            let (mut run, mut count) = ([0_u64; 64], 0);
+            for (id, logit) in (first..).zip(logits) {
+                if let Some(place) = run.get_mut(count) {
+                    *place = ranked(id, *logit);
+                }
+                count += usize::from(*logit >= least);
+            }
+            tokens.extend_from_slice(run.get(..count).unwrap_or_default());
+        }
+        if tokens.len() > MOST {
+            order.clone_from(tokens);
+            let (_, last, _) = order.select_nth_unstable(MOST - 1);
+            tokens.retain(|token| *token <= *last);
+        }
+    }
 }
 
 const NO: u8 = 1;
@@ -56,24 +99,42 @@ fn answer(yes: bool) -> u8 {
     if yes { YES } else { NO }
 }
 
-/// A pair in a slot, without its answer.
-fn packed(last: TokenId, next: TokenId) -> u64 {
-    (u64::from(last.0) << 33) | (u64::from(next.0) << 2)
+/// Where a token's answer is in its group's word.
+fn shift(next: TokenId) -> u32 {
+    next.0 % GROUP * 2
 }
 
-/// What a slot says of a pair, if it is about it.
-fn remembered(slot: u64, last: TokenId, next: TokenId) -> Option<bool> {
-    match slot.checked_sub(packed(last, next)) {
-        Some(answer) if answer == u64::from(YES) => Some(true),
-        Some(answer) if answer == u64::from(NO) => Some(false),
+/// What a word says of a pair, if it is about it.
+fn remembered(word: u64, last: TokenId, next: TokenId) -> Option<bool> {
+    if word >> 32 != u64::from(last.0) {
+        return None;
+    }
+    match word >> shift(next) & 3 {
+        found if found == u64::from(YES) => Some(true),
+        found if found == u64::from(NO) => Some(false),
         _ => None,
     }
 }
 
+/// A word with one more answer. What it says of another token before goes.
+fn with_answer(word: u64, last: TokenId, next: TokenId, usual: bool) -> u64 {
+    let kept =
+        if word >> 32 == u64::from(last.0) { word & !(3 << shift(next)) } else { u64::from(last.0) << 32 };
+    kept | u64::from(answer(usual)) << shift(next)
+}
+
+/// Where the words about what follows a token begin: Fibonacci hashing, the upper bits of a product with 2³²/φ.
+fn home(last: TokenId) -> u32 {
+    last.0.wrapping_mul(0x9e37_79b9) >> (32 - SLOTS.trailing_zeros())
+}
+
+// Fewer groups than words, whatever numbers tokens have.
+const _: () = assert!(MAX_IDS / GROUP < SLOTS);
+
 impl Neighbours {
     /// Nothing is known yet; the tables are made at the first question.
     pub fn of(vocabulary: Arc<Vocabulary>) -> Self {
-        Self { vocabulary, alone: OnceLock::new(), pairs: OnceLock::new() }
+        Self { vocabulary, alone: OnceLock::new(), words: OnceLock::new() }
     }
 
     /// The vocabulary.
@@ -89,50 +150,31 @@ impl Neighbours {
     /// judged.
     pub fn unbias(&self, last: TokenId, raw: &[f32], marked: &mut [f32], likely: &mut Likely) {
         let Some(max) = maximum(marked) else { return };
-        let least = max - BELOW;
-        let Likely { tokens, known, spelled } = likely;
-        tokens.clear();
-        for (ids, logits) in (0_u32..).step_by(64).zip(marked.chunks(64)) {
-            // Most runs hold nothing likely, which is seen at once for all of one.
-            if logits.iter().fold(false, |any, logit| any | (*logit >= least)) {
-                let enough = (ids..).zip(logits).filter(|(_, logit)| **logit >= least);
-                tokens.extend(enough.map(|(id, logit)| (*logit, TokenId(id))));
-            }
-        }
-        if tokens.len() > MOST {
-            // Of equal logits those of the smallest numbers.
-            tokens.select_nth_unstable_by(MOST, |a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-            tokens.truncate(MOST);
-        }
-        let place = |token: TokenId| usize::try_from(token.0).unwrap_or(usize::MAX);
-        // Without δ there is nothing to take back, and nothing to ask.
-        tokens.retain(|(_, token)| {
-            let pair = raw.get(place(*token)).zip(marked.get(place(*token)));
-            pair.is_some_and(|(raw, marked)| raw.to_bits() != marked.to_bits())
-        });
-        // All slots are read before any is looked at: they lie far apart, and memory is waited for once.
-        known.clear();
-        known.extend(
-            tokens
-                .iter()
-                .map(|(_, token)| self.slot(last, *token).map_or(0, |slot| slot.load(Ordering::Relaxed))),
-        );
-        for ((_, token), known) in tokens.iter().zip(&*known) {
-            if !remembered(*known, last, *token).unwrap_or_else(|| self.ask(last, *token, spelled))
-                && let (Some(raw), Some(marked)) = (raw.get(place(*token)), marked.get_mut(place(*token)))
-            {
+        likely.gather(marked, max - BELOW);
+        let Likely { tokens, spelled, .. } = likely;
+        for token in tokens.iter() {
+            let Ok(id) = u32::try_from(token & u64::from(u32::MAX)) else { continue };
+            let Ok(place) = usize::try_from(id) else { continue };
+            let (Some(raw), Some(marked)) = (raw.get(place), marked.get_mut(place)) else { continue };
+            // Without δ there is nothing to take back, and nothing to ask.
+            if raw.to_bits() != marked.to_bits() && !self.usual(last, TokenId(id), spelled) {
                 *marked = *raw;
             }
         }
     }
 
-    /// Where the answer about a pair is, if its numbers fit; of the others each is asked about again.
-    fn slot(&self, last: TokenId, next: TokenId) -> Option<&AtomicU64> {
-        let slots = self.pairs.get_or_init(|| (0..SLOTS).map(|_| AtomicU64::new(0)).collect());
-        // Fibonacci hashing: the upper bits of a product with 2⁶⁴/φ.
-        let place = packed(last, next).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - SLOTS.trailing_zeros());
-        let fits = last.0 | next.0 < 1 << 31;
-        usize::try_from(place).ok().filter(|_| fits).and_then(|place| slots.get(place))
+    /// Whether the tokenizer makes `next` after `last`, as it was remembered or else is asked.
+    fn usual(&self, last: TokenId, next: TokenId, spelled: &mut Vec<u8>) -> bool {
+        let word = self.word(last, next).map_or(0, |word| word.load(Ordering::Relaxed));
+        remembered(word, last, next).unwrap_or_else(|| self.ask(last, next, spelled))
+    }
+
+    /// Where the answer about a pair is.
+    fn word(&self, last: TokenId, next: TokenId) -> Option<&AtomicU64> {
+        let words = self.words.get_or_init(|| (0..SLOTS).map(|_| AtomicU64::new(0)).collect());
+        // No two groups after one token share a word: there are fewer groups than words.
+        let place = home(last).wrapping_add(next.0 / GROUP) % SLOTS;
+        usize::try_from(place).ok().filter(|_| next.0 < MAX_IDS).and_then(|place| words.get(place))
     }
 
     /// Whether the tokenizer makes `next` after `last`; true where that cannot be said of the two alone.
@@ -142,8 +184,10 @@ impl Neighbours {
         let usual = !self.alone(last, spelled)
             || !self.alone(next, spelled)
             || made(&self.vocabulary, &[last, next], spelled) != Some(false);
-        if let Some(slot) = self.slot(last, next) {
-            slot.store(packed(last, next) | u64::from(answer(usual)), Ordering::Relaxed);
+        if let Some(word) = self.word(last, next) {
+            // Another thread's answer may be lost between the two, which costs asking again.
+            let known = word.load(Ordering::Relaxed);
+            word.store(with_answer(known, last, next, usual), Ordering::Relaxed);
         }
         usual
     }
@@ -181,6 +225,7 @@ fn made(vocabulary: &Vocabulary, ids: &[TokenId], spelled: &mut Vec<u8>) -> Opti
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
     use std::path::Path;
 
     fn vocabulary() -> Arc<Vocabulary> {
@@ -218,6 +263,83 @@ mod tests {
         assert_eq!([turn, open].map(|id| marked[place(id)].to_bits()), [2.0_f32, 22.0].map(f32::to_bits));
     }
 
+    /// The answers about what follows `last` that are remembered; the only ones that are.
+    fn answered(neighbours: &Neighbours, last: TokenId) -> Vec<(TokenId, bool)> {
+        let all = (0..MAX_IDS).map(TokenId).filter_map(|next| {
+            let word = neighbours.word(last, next)?.load(Ordering::Relaxed);
+            Some((next, remembered(word, last, next)?))
+        });
+        let all: Vec<_> = all.collect();
+        let bits = neighbours.words.get().unwrap().iter();
+        let bits =
+            bits.map(|word| (word.load(Ordering::Relaxed) & u64::from(u32::MAX)).count_ones()).sum::<u32>();
+        assert_eq!(usize::try_from(bits).unwrap(), all.len(), "one bit for each answer");
+        all
+    }
+
+    /// `unbias` as its definition reads: sorts everything, remembers nothing.
+    fn plain(vocabulary: &Arc<Vocabulary>, last: TokenId, raw: &[f32], marked: &mut [f32]) {
+        let Some(max) = maximum(marked) else { return };
+        let likely = (0_u32..).zip(marked.iter().copied()).filter(|(_, logit)| *logit >= max - BELOW);
+        let mut likely: Vec<_> = likely.collect();
+        likely.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+        for (id, _) in likely.into_iter().take(MOST) {
+            let place = usize::try_from(id).unwrap();
+            if raw[place].to_bits() != marked[place].to_bits() && !asked(vocabulary, last, TokenId(id)) {
+                marked[place] = raw[place];
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(40))]
+
+        /// Bit for bit, with many equals, with and without a memory, for few likely tokens and for too many.
+        #[test]
+        fn equals_the_plain_form(
+            last in 0_u32..6000,
+            steep in 0.1_f32..30.0,
+            coarse in any::<bool>(),
+            seed in any::<u32>(),
+            offset in -20.0_f32..20.0,
+        ) {
+            let vocabulary = shared();
+            let mut state = seed;
+            let mut draw = || {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                f32::from(u16::try_from(state >> 16).unwrap()) / 65_536.0
+            };
+            let logit = |uniform: f32| if coarse { (uniform * steep).round() } else { uniform * steep };
+            let raw: Vec<f32> = (0..vocabulary.size()).map(|_| offset - logit(draw())).collect();
+            let marked: Vec<f32> = raw.iter().map(|raw| match draw() {
+                uniform if uniform < 0.25 => raw + 2.0,
+                uniform if uniform < 0.26 => f32::NEG_INFINITY,
+                _ => *raw,
+            }).collect();
+            let mut expected = marked.clone();
+            plain(&vocabulary, TokenId(last), &raw, &mut expected);
+            let (neighbours, mut likely) = (Neighbours::of(Arc::clone(&vocabulary)), Likely::default());
+            for round in 0..2 {
+                let mut found = marked.clone();
+                neighbours.unbias(TokenId(last), &raw, &mut found, &mut likely);
+                let same = found.iter().zip(&expected).all(|(a, b)| a.to_bits() == b.to_bits());
+                prop_assert!(same, "round {}", round);
+            }
+        }
+
+        #[test]
+        fn ranks_are_in_order(a in any::<f32>(), b in any::<f32>(), i in any::<u32>(), j in any::<u32>()) {
+            let expected = b.total_cmp(&a).then(i.cmp(&j));
+            prop_assert_eq!(ranked(i, a).cmp(&ranked(j, b)), expected);
+            prop_assert_eq!(ranked(i, a).cmp(&ranked(j, a)), i.cmp(&j));
+        }
+    }
+
+    fn shared() -> Arc<Vocabulary> {
+        static SHARED: OnceLock<Arc<Vocabulary>> = OnceLock::new();
+        Arc::clone(SHARED.get_or_init(vocabulary))
+    }
+
     /// What `usual` says without a memory.
     fn asked(vocabulary: &Arc<Vocabulary>, last: TokenId, next: TokenId) -> bool {
         Neighbours::of(Arc::clone(vocabulary)).ask(last, next, &mut Vec::new())
@@ -233,15 +355,9 @@ mod tests {
         (marked[7], marked[8]) = (f32::NEG_INFINITY, 1.0);
         let last = token(&vocabulary, "re");
         neighbours.unbias(last, &raw, &mut marked, &mut likely);
-        let mut asked: Vec<u64> =
-            neighbours.pairs.get().unwrap().iter().map(|a| a.load(Ordering::Relaxed)).collect();
-        asked.retain(|slot| *slot != 0);
+        let asked: Vec<TokenId> = answered(&neighbours, last).into_iter().map(|(next, _)| next).collect();
         // Number 8 is likely as well, but not so likely as the marked ones.
-        assert!(asked.len() <= MOST && asked.len() > MOST - 5, "{}: some may share a slot", asked.len());
-        assert!(asked.iter().all(|slot| slot >> 33 == u64::from(last.0)));
-        let mut next: Vec<u64> = asked.iter().map(|slot| slot >> 2 & 0x7fff_ffff).collect();
-        next.sort_unstable();
-        assert!(next.iter().all(|next| *next < 258 && ![7, 8].contains(next)), "{next:?}");
+        assert_eq!(asked, (0..258).filter(|next| ![7, 8].contains(next)).map(TokenId).collect::<Vec<_>>());
         for (id, logit) in (0_u32..).zip(&marked).skip(258) {
             assert_eq!(logit.to_bits(), 3.0_f32.to_bits(), "{id}");
         }
@@ -262,19 +378,35 @@ mod tests {
         let pairs: Vec<_> = (0..3000).map(|_| (draw(), draw())).collect();
         let mut unusual = 0;
         for (last, next) in pairs.iter().chain(&pairs) {
-            let slot = neighbours.slot(*last, *next).unwrap().load(Ordering::Relaxed);
-            let answer = remembered(slot, *last, *next);
-            let answer = answer.unwrap_or_else(|| neighbours.ask(*last, *next, &mut spelled));
+            let answer = neighbours.usual(*last, *next, &mut spelled);
             assert_eq!(answer, asked(&vocabulary, *last, *next), "{last:?} {next:?}");
             unusual += usize::from(!answer);
         }
         assert!(unusual > 10, "{unusual}");
-        // A number that fits no slot is no token, and no reason to unmark.
-        assert!(neighbours.slot(TokenId(u32::MAX), TokenId(5)).is_none());
-        assert!(neighbours.ask(TokenId(u32::MAX), TokenId(5), &mut spelled));
-        // A slot that is about nothing, or about others.
+        // A number that fits no word is no token, and no reason to unmark.
+        assert!(neighbours.word(TokenId(5), TokenId(MAX_IDS)).is_none());
+        assert!(neighbours.usual(TokenId(u32::MAX), TokenId(u32::MAX), &mut spelled));
+    }
+
+    #[test]
+    fn words_keep_what_they_know_of_one_token() {
+        let (last, other) = (TokenId(1), TokenId(2));
+        let next = |number| TokenId(32 + number);
+        let mut word = 0;
+        for number in 0..GROUP {
+            assert_eq!(remembered(word, last, next(number)), None);
+            word = with_answer(word, last, next(number), number % 3 == 0);
+        }
+        // A second answer takes the place of the first.
+        word = with_answer(word, last, next(0), false);
+        for number in 0..GROUP {
+            assert_eq!(remembered(word, last, next(number)), Some(number % 3 == 0 && number > 0));
+            assert_eq!(remembered(word, other, next(number)), None);
+        }
+        word = with_answer(word, other, next(4), true);
+        assert_eq!([3, 4].map(|number| remembered(word, other, next(number))), [None, Some(true)]);
+        assert_eq!(remembered(word, last, next(3)), None);
         assert_eq!(remembered(0, TokenId(0), TokenId(0)), None);
-        assert_eq!(remembered(packed(TokenId(1), TokenId(2)) | 2, TokenId(1), TokenId(3)), None);
     }
 
     /// A special token is never made of text, and no reason to unmark what follows it.
