@@ -26,7 +26,7 @@ impl LineReader {
 
     /// Takes bytes and gives the lines that they complete. Empty lines are counted and not given.
     pub fn push(&mut self, mut bytes: &[u8], lines: &mut Vec<Line>) {
-        while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
+        while let Some(end) = memchr::memchr(b'\n', bytes) {
             let (line, rest) = bytes.split_at(end);
             self.hold(line);
             self.end(lines);

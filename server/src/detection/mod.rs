@@ -360,7 +360,7 @@ impl Detecting {
         let Ok(Judged { verdict, tokens, .. }) = judged else { return };
         let wide = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
         self.inner.metrics.detection(&DetectionRecord {
-            verdict: verdict.name(),
+            verdict: *verdict,
             tokens: wide(*tokens),
             hypotheses: wide(plan.tests.len()),
             took: began.elapsed(),

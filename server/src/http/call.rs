@@ -13,6 +13,7 @@ use actix_web::{HttpRequest, HttpResponse};
 use bytes::{Bytes, BytesMut};
 use dandyroll_api::Object;
 use futures_util::StreamExt;
+use memchr::memchr2;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -397,24 +398,27 @@ fn whole_numbers(text: &str) -> Cow<'_, str> {
     }
     let mut bytes = text.as_bytes().to_vec();
     let (mut at, mut in_string) = (0, false);
-    while let Some(byte) = bytes.get(at).copied() {
-        match byte {
-            b'"' => in_string = !in_string,
-            b'\\' if in_string => at += 1,
-            b'.' if !in_string => {
-                let zeros = bytes.iter().skip(at + 1).take_while(|byte| **byte == b'0').count();
-                let end = at + 1 + zeros;
+    loop {
+        let rest = bytes.get(at..).unwrap_or_default();
+        // Texts are strings: most bytes are passed over here.
+        let next = if in_string { memchr2(b'"', b'\\', rest) } else { memchr2(b'"', b'.', rest) };
+        let Some(found) = next.map(|found| at + found) else { break };
+        at = found + 1;
+        match bytes.get(found) {
+            Some(b'"') => in_string = !in_string,
+            Some(b'\\') => at += 1,
+            _ => {
+                let zeros = bytes.iter().skip(at).take_while(|byte| **byte == b'0').count();
+                let end = at + zeros;
                 let goes_on = bytes.get(end).is_some_and(|b| b.is_ascii_digit() || matches!(b, b'e' | b'E'));
                 let number =
-                    at.checked_sub(1).and_then(|before| bytes.get(before)).is_some_and(u8::is_ascii_digit);
+                    found.checked_sub(1).and_then(|before| bytes.get(before)).is_some_and(u8::is_ascii_digit);
                 if number && zeros > 0 && !goes_on {
-                    bytes.iter_mut().skip(at).take(zeros + 1).for_each(|byte| *byte = b' ');
+                    bytes.iter_mut().skip(found).take(zeros + 1).for_each(|byte| *byte = b' ');
                 }
-                at = end - 1;
+                at = end;
             }
-            _ => {}
         }
-        at += 1;
     }
     // Only ASCII was put in the place of ASCII.
     String::from_utf8(bytes).map_or(Cow::Borrowed(text), Cow::Owned)

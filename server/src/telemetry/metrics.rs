@@ -6,7 +6,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use metrics::{Key, Label, Level, Metadata, Recorder, Unit};
+use dandyroll_detector::Verdict;
+use metrics::{Counter, Histogram, Key, Label, Level, Metadata, Recorder, Unit};
 use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
 const METADATA: Metadata<'static> = Metadata::new("dandyroll", Level::INFO, None);
@@ -47,8 +48,8 @@ pub struct GenerationRecord {
 /// One detection, told once, when it ended.
 #[derive(Clone, Copy, Debug)]
 pub struct DetectionRecord {
-    /// The verdict's name.
-    pub verdict: &'static str,
+    /// The verdict.
+    pub verdict: Verdict,
     /// Tokens of the text.
     pub tokens: u64,
     /// Hypotheses tried.
@@ -74,11 +75,23 @@ pub struct Gauges {
     pub detection_limit: f64,
 }
 
+/// What counts texts: registered once, because a text of a batch takes some twenty microseconds.
+struct Detections {
+    detected: Counter,
+    inconclusive: Counter,
+    not_detected: Counter,
+    too_short: Counter,
+    tokens: Counter,
+    hypotheses: Counter,
+    seconds: Histogram,
+}
+
 /// The recorder. Clones share it.
 #[derive(Clone)]
 pub struct Metrics {
     recorder: Arc<PrometheusRecorder>,
     handle: PrometheusHandle,
+    detections: Arc<Detections>,
 }
 
 impl std::fmt::Debug for Metrics {
@@ -91,7 +104,18 @@ impl Metrics {
     /// An empty recorder.
     pub fn new() -> Result<Self, BuildError> {
         let recorder = PrometheusBuilder::new().set_buckets(&SECONDS)?.build_recorder();
-        let metrics = Self { handle: recorder.handle(), recorder: Arc::new(recorder) };
+        let counter = |name, labels: &[_]| recorder.register_counter(&Self::key(name, labels), &METADATA);
+        let of = |verdict: Verdict| counter("dandyroll_detections_total", &[("verdict", verdict.name())]);
+        let detections = Arc::new(Detections {
+            detected: of(Verdict::Detected),
+            inconclusive: of(Verdict::Inconclusive),
+            not_detected: of(Verdict::NotDetected),
+            too_short: of(Verdict::TooShort),
+            tokens: counter("dandyroll_detected_tokens_total", &[]),
+            hypotheses: counter("dandyroll_hypotheses_total", &[]),
+            seconds: recorder.register_histogram(&Self::key("dandyroll_detection_seconds", &[]), &METADATA),
+        });
+        let metrics = Self { handle: recorder.handle(), recorder: Arc::new(recorder), detections };
         metrics.describe();
         Ok(metrics)
     }
@@ -187,10 +211,17 @@ impl Metrics {
 
     /// A detection ended.
     pub fn detection(&self, record: &DetectionRecord) {
-        self.count("dandyroll_detections_total", &[("verdict", record.verdict)], 1);
-        self.count("dandyroll_detected_tokens_total", &[], record.tokens);
-        self.count("dandyroll_hypotheses_total", &[], record.hypotheses);
-        self.seconds("dandyroll_detection_seconds", &[], record.took);
+        let all = &*self.detections;
+        let verdict = match record.verdict {
+            Verdict::Detected => &all.detected,
+            Verdict::Inconclusive => &all.inconclusive,
+            Verdict::NotDetected => &all.not_detected,
+            Verdict::TooShort => &all.too_short,
+        };
+        verdict.increment(1);
+        all.tokens.increment(record.tokens);
+        all.hypotheses.increment(record.hypotheses);
+        all.seconds.record(record.took.as_secs_f64());
     }
 
     /// Everything in Prometheus's text format.
@@ -263,7 +294,7 @@ mod tests {
             first_token: Some(took),
             decode: took,
         });
-        metrics.detection(&DetectionRecord { verdict: "detected", tokens: 9, hypotheses: 2, took });
+        metrics.detection(&DetectionRecord { verdict: Verdict::Detected, tokens: 9, hypotheses: 2, took });
         let gauges = Gauges {
             ready: true,
             store_up: false,
@@ -280,6 +311,10 @@ mod tests {
             r#"dandyroll_generated_tokens_total{marked="yes"} 7"#,
             r#"dandyroll_generation_seconds_count{stage="decode"} 1"#,
             r#"dandyroll_detections_total{verdict="detected"} 1"#,
+            r#"dandyroll_detections_total{verdict="too_short"} 0"#,
+            "dandyroll_detected_tokens_total 9",
+            "dandyroll_hypotheses_total 2",
+            "dandyroll_detection_seconds_count 1",
             "dandyroll_ready 1",
             "dandyroll_store_up 0",
             r#"dandyroll_key_versions{state="active"} 2"#,
