@@ -90,7 +90,10 @@ def processor_seconds(process: int) -> float | None:
 def against_library(binaries: Path, load, service: int, out: Path, rounds: int) -> None:
     """Texts of 300 tokens a second over HTTP and in the library on the same cores, in turns; and for each second of
     processor time that service and library had."""
-    ways = {"single": "detect:300", "batch of 64": "batch:64x300", "stream of 64": "stream:64x300"}
+    # (part, texts of a request, connections): a text alone waits for two commits, so that many must be under way, or the
+    # disk is measured.
+    ways = {"single": ("detect:300", 1, 64), "batch of 64": ("batch:64x300", 64, 8), "stream of 64": ("stream:64x300", 64, 16),
+            "batch of 1024": ("batch:1024x300", 1024, 4), "stream of 1024": ("stream:1024x300", 1024, 4)}
     rates = {name: [] for name in [*ways, "library"]}
     on_core = {name: [] for name in [*ways, "library"]}
     origin = None
@@ -100,19 +103,16 @@ def against_library(binaries: Path, load, service: int, out: Path, rounds: int) 
         said = json.loads(said.stdout)
         rates["library"].append(said["texts_per_second"])
         on_core["library"].append(said["texts_per_second_on_core"])
-        for name, part in ways.items():
-            # A text alone waits for two commits: many are under way, or the disk is measured.
-            connections = "64" if name == "single" else "8"
+        for name, (part, size, connections) in ways.items():
             before = processor_seconds(service)
-            result = load("closed", [part], out.with_suffix(".round.json"), "--seconds", "4", "--connections", connections)
+            result = load("closed", [part], out.with_suffix(".round.json"), "--seconds", "4", "--connections", str(connections))
             after = processor_seconds(service)
             origin = origin or {k: result[k] for k in ("commit", "modified", "time", "machine", "service_cores", "generator_apart")}
             summary = result["phases"][0]["all"]
             if summary["faults"]:
                 raise SystemExit(f"{name}: {summary['faults']}")
             rates[name].append(summary["units_per_second"])
-            texts = summary["accepted"] * (1 if name == "single" else 64)
-            on_core[name].append(texts / (after - before) if before is not None else None)
+            on_core[name].append(summary["accepted"] * size / (after - before) if before is not None else None)
     out.with_suffix(".round.json").unlink()
     ratios = {name: spread([o / l for o, l in zip(rates[name], rates["library"])]) for name in ways}
     known = all(None not in values for values in on_core.values())

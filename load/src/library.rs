@@ -124,6 +124,7 @@ pub fn decode_steps(vocabulary: &Arc<Vocabulary>, steps: usize, marked: bool) ->
 pub struct Generating {
     model: Model,
     lexicon: Lexicon,
+    in_model: Option<Duration>,
 }
 
 struct Model(OnnxModel);
@@ -158,9 +159,16 @@ pub struct Generated {
     pub took: Duration,
     /// Of that, on a core; null where it is not known.
     pub on_core: Option<Duration>,
+    /// Of that on a core, in the model: prompts and steps, without entropy, mark and draw.
+    pub in_model: Option<Duration>,
 }
 
 impl Generated {
+    fn nothing() -> Self {
+        let zero = Duration::ZERO;
+        Self { ids: Vec::new(), took: zero, on_core: Some(zero), in_model: Some(zero) }
+    }
+
     /// How many tokens.
     pub fn tokens(&self) -> f64 {
         let tokens: usize = self.ids.iter().map(Vec::len).sum();
@@ -168,10 +176,20 @@ impl Generated {
     }
 }
 
+/// Tokens of one text before it is the other's turn: long enough that what marking does to the processor's caches is
+/// mostly paid by the text that is marked.
+const TURN: usize = 8;
+
 struct Writing {
     decoder: Decoder,
     sequence: OnnxSequence,
     logits: Vec<f32>,
+}
+
+impl Writing {
+    fn ids(self) -> Vec<u32> {
+        self.decoder.into_generation().steps.iter().map(|step| step.token.0).collect()
+    }
 }
 
 impl Generating {
@@ -180,7 +198,7 @@ impl Generating {
         let (model, lexicon) =
             dandyroll_generator::onnx::open(folder, &Options::new()).map_err(Failure::new)?;
         let lexicon = Lexicon::new(Arc::clone(lexicon.vocabulary()), lexicon.bos(), &[]);
-        Ok(Self { model: Model(model), lexicon })
+        Ok(Self { model: Model(model), lexicon, in_model: None })
     }
 
     /// The model's vocabulary.
@@ -188,14 +206,71 @@ impl Generating {
         self.lexicon.vocabulary()
     }
 
+    fn marker(&self) -> Result<Arc<Marker>, Failure> {
+        Ok(Arc::new(Marker::new(&master(), &profile(self.vocabulary().digest())?)))
+    }
+
+    /// One prompt's text unmarked and marked, [`TURN`] tokens of the one and then as many of the other: whatever else
+    /// the machine does, it does to both. The `first` of them begins.
+    pub fn in_turns(
+        &mut self,
+        prompt: &[TokenId],
+        tokens: usize,
+        seed: u64,
+        first: usize,
+    ) -> Result<[Generated; 2], Failure> {
+        let marker = self.marker()?;
+        let mut made = [Generated::nothing(), Generated::nothing()];
+        let mut writing = Vec::new();
+        for (marker, made) in [None, Some(marker)].into_iter().zip(&mut made) {
+            let request = Request { marker, ..Request::new(prompt.to_vec(), Sampling::plain(seed), tokens) };
+            writing.push(self.timed(made, |all| all.begin(request))?);
+        }
+        let mut turn = first;
+        while writing.iter().any(|one| !one.decoder.is_finished()) {
+            let way = turn % 2;
+            turn += 1;
+            let (Some(one), Some(made)) = (writing.get_mut(way), made.get_mut(way)) else { break };
+            self.timed(made, |all| {
+                for _ in 0..TURN {
+                    if !one.decoder.is_finished() {
+                        all.step(std::slice::from_mut(one))?;
+                    }
+                }
+                Ok(())
+            })?;
+        }
+        for (one, made) in writing.into_iter().zip(&mut made) {
+            made.ids.push(one.ids());
+        }
+        Ok(made)
+    }
+
+    /// Does something and adds what it took.
+    fn timed<T>(
+        &mut self,
+        made: &mut Generated,
+        work: impl FnOnce(&mut Self) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        self.in_model = Some(Duration::ZERO);
+        let (start, before) = (Instant::now(), thread_time());
+        let done = work(self)?;
+        made.took += start.elapsed();
+        let on_core = before.zip(thread_time()).map(|(before, after)| after.saturating_sub(before));
+        made.on_core = made.on_core.zip(on_core).map(|(sum, more)| sum + more);
+        made.in_model = made.in_model.zip(self.in_model).map(|(sum, more)| sum + more);
+        Ok(done)
+    }
+
     /// Generates all texts, `together` at a time.
     pub fn run(&mut self, order: &Order) -> Result<Generated, Failure> {
-        let marker = if order.marked {
-            Some(Arc::new(Marker::new(&master(), &profile(self.vocabulary().digest())?)))
-        } else {
-            None
-        };
-        let (start, before) = (Instant::now(), thread_time());
+        let marker = if order.marked { Some(self.marker()?) } else { None };
+        let mut made = Generated::nothing();
+        made.ids = self.timed(&mut made, |all| all.write(order, marker.as_ref()))?;
+        Ok(made)
+    }
+
+    fn write(&mut self, order: &Order, marker: Option<&Arc<Marker>>) -> Result<Vec<Vec<u32>>, Failure> {
         let mut ids = Vec::new();
         let numbered: Vec<(u64, &Vec<TokenId>)> = (0..).zip(&order.prompts).collect();
         for prompts in numbered.chunks(order.together.max(1)) {
@@ -204,7 +279,7 @@ impl Generating {
                 let sampling =
                     order.seed.map_or_else(Sampling::greedy, |seed| Sampling::plain(seed + number));
                 let request = Request {
-                    marker: marker.clone(),
+                    marker: marker.cloned(),
                     ..Request::new((*prompt).clone(), sampling, order.tokens)
                 };
                 writing.push(self.begin(request)?);
@@ -212,22 +287,25 @@ impl Generating {
             while writing.iter().any(|one| !one.decoder.is_finished()) {
                 self.step(&mut writing)?;
             }
-            ids.extend(writing.into_iter().map(|one| {
-                let steps = one.decoder.into_generation().steps;
-                steps.iter().map(|step| step.token.0).collect::<Vec<_>>()
-            }));
+            ids.extend(writing.into_iter().map(Writing::ids));
         }
-        let on_core = before.zip(thread_time()).map(|(before, after)| after.saturating_sub(before));
-        Ok(Generated { ids, took: start.elapsed(), on_core })
+        Ok(ids)
     }
 
     fn begin(&mut self, request: Request) -> Result<Writing, Failure> {
         let model = &mut self.model.0;
         let mut decoder = Decoder::new(request, &self.lexicon, model.limits()).map_err(Failure::new)?;
         let (mut sequence, mut logits) = (model.begin().map_err(Failure::new)?, Vec::new());
+        let before = thread_time();
         model.prefill(&mut sequence, decoder.prompt(), &mut logits).map_err(Failure::new)?;
+        self.was_in_model(before);
         decoder.accept(&logits).map_err(Failure::new)?;
         Ok(Writing { decoder, sequence, logits })
+    }
+
+    fn was_in_model(&mut self, before: Option<Duration>) {
+        let since = before.zip(thread_time()).map(|(before, after)| after.saturating_sub(before));
+        self.in_model = self.in_model.zip(since).map(|(sum, since)| sum + since);
     }
 
     fn step(&mut self, writing: &mut [Writing]) -> Result<(), Failure> {
@@ -238,7 +316,9 @@ impl Generating {
                 decoder.last().map(|token| Row { sequence, token, logits })
             })
             .collect();
+        let before = thread_time();
         self.model.0.step(&mut rows).map_err(Failure::new)?;
+        self.was_in_model(before);
         for Writing { decoder, logits, .. } in writing.iter_mut() {
             if !decoder.is_finished() {
                 decoder.accept(logits).map_err(Failure::new)?;

@@ -90,7 +90,7 @@ struct Common {
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Texts to detect in, JSON lines; may be given several times.
-    #[arg(long, default_values_os_t = ["python_heldout", "prose_heldout"].map(|name| PathBuf::from(format!("fixtures/corpora/{name}.jsonl"))))]
+    #[arg(long, default_values_os_t = texts::default_corpora())]
     corpus: Vec<PathBuf>,
     /// What generations go on from, JSON lines.
     #[arg(long, default_value = "fixtures/corpora/prompts.jsonl")]
@@ -123,10 +123,7 @@ struct Report {
 
 impl Common {
     fn prepare(&self) -> Result<(Target, Arc<Mix>), Failure> {
-        let mut documents = Vec::new();
-        for path in &self.corpus {
-            documents.extend(texts::read(path)?);
-        }
+        let documents = texts::read_all(&self.corpus)?;
         let prompts = texts::read(&self.prompts)?;
         let vocabulary = Vocabulary::open(&self.tokenizer).map_err(Failure::new)?;
         let material = Material {

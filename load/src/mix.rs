@@ -12,7 +12,7 @@ use crate::arrivals::Draws;
 use crate::{Failure, texts};
 
 /// Requests of a part that differ in their texts.
-const VARIANTS: usize = 64;
+pub const VARIANTS: usize = 64;
 
 /// A kind of request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

@@ -1,6 +1,6 @@
 //! Human texts of given lengths in tokens, cut from the corpora.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use dandyroll_vocab::{Vocabulary, normalise};
 use serde::Deserialize;
@@ -21,6 +21,18 @@ pub fn read(path: &Path) -> Result<Vec<String>, Failure> {
             serde_json::from_str::<Line>(line).map(|line| line.text).map_err(|error| Failure::at(path, error))
         })
         .collect()
+}
+
+/// What is detected in unless something else is named: code and prose that no model was trained on.
+pub fn default_corpora() -> Vec<PathBuf> {
+    ["python_heldout", "prose_heldout"]
+        .map(|name| PathBuf::from(format!("fixtures/corpora/{name}.jsonl")))
+        .into()
+}
+
+/// The texts of several files, one after another.
+pub fn read_all(paths: &[PathBuf]) -> Result<Vec<String>, Failure> {
+    paths.iter().map(|path| read(path)).collect::<Result<Vec<_>, _>>().map(|texts| texts.concat())
 }
 
 /// `count` texts of `tokens` tokens each, which begin at different documents and go on with those that follow.

@@ -9,7 +9,9 @@ use std::time::Instant;
 use clap::{Parser, ValueEnum};
 use dandyroll_load::library::{Detecting, Generated, Generating, Marking, Order, decode_steps};
 use dandyroll_load::machine::{Origin, thread_time, write};
+use dandyroll_load::mix::VARIANTS;
 use dandyroll_load::spread::Spread;
+use dandyroll_load::texts::default_corpora;
 use dandyroll_load::{Failure, texts};
 use dandyroll_scheme::TokenId;
 use dandyroll_vocab::Vocabulary;
@@ -35,12 +37,13 @@ enum Arguments {
         #[arg(long, default_value = "target/load/generation.json")]
         out: PathBuf,
     },
-    /// Detects in texts on all cores, and says how many a second.
+    /// Detects in texts on all cores, and says how many a second: the texts that `dandyroll-load` sends.
     Texts {
         #[arg(long, default_value = "fixtures/model/tokenizer.json")]
         tokenizer: PathBuf,
-        #[arg(long, default_value = "fixtures/corpora/prose_heldout.jsonl")]
-        corpus: PathBuf,
+        /// Texts to detect in, JSON lines; may be given several times.
+        #[arg(long, default_values_os_t = default_corpora())]
+        corpus: Vec<PathBuf>,
         /// Tokens of a text.
         #[arg(long, default_value_t = 300)]
         tokens: usize,
@@ -89,6 +92,10 @@ struct Pair {
     ratio: Option<Spread>,
     /// The same in tokens of a second on a core.
     ratio_on_core: Option<Spread>,
+    /// The same of the time in the model alone, where both sides do the same there.
+    ratio_in_model: Option<Spread>,
+    /// What a token takes on a core outside the model, above and below, in microseconds.
+    besides_the_model: [Option<Spread>; 2],
 }
 
 #[derive(Serialize)]
@@ -107,6 +114,9 @@ struct Generation {
 struct Rates {
     by_clock: Vec<f64>,
     on_core: Vec<f64>,
+    in_model: Vec<f64>,
+    /// Microseconds a token.
+    besides: Vec<f64>,
 }
 
 /// Texts of a round.
@@ -115,6 +125,7 @@ struct Sum {
     tokens: f64,
     took: f64,
     on_core: f64,
+    in_model: f64,
 }
 
 impl Sum {
@@ -122,6 +133,7 @@ impl Sum {
         self.tokens += made.tokens();
         self.took += made.took.as_secs_f64();
         self.on_core += made.on_core.map_or(f64::NAN, |time| time.as_secs_f64());
+        self.in_model += made.in_model.map_or(f64::NAN, |time| time.as_secs_f64());
     }
 }
 
@@ -134,14 +146,8 @@ fn generate(model: &Path, prompts: &Path, tokens: usize, rounds: u32, out: &Path
         .take(8)
         .map(|text| vocabulary.encode_prompt(text).map_err(Failure::new))
         .collect::<Result<Vec<_>, _>>()?;
-    let order = |marked, from: usize, count: usize, seed| Order {
-        prompts: prompts.iter().skip(from).take(count).cloned().collect(),
-        tokens,
-        marked,
-        seed: Some(seed),
-        together: count,
-    };
-    let all = order(true, 0, prompts.len(), 0);
+    let together = prompts.len();
+    let all = Order { prompts: prompts.clone(), tokens, marked: true, seed: Some(0), together };
     // Answers about neighbours are remembered, as they are in a service that runs.
     generating.run(&all)?;
     let (mut unmarked, mut marked, mut together) = (Rates::default(), Rates::default(), Rates::default());
@@ -149,17 +155,15 @@ fn generate(model: &Path, prompts: &Path, tokens: usize, rounds: u32, out: &Path
     for round in 0..rounds {
         let mut sums = [Sum::default(), Sum::default()];
         let mut alone = Vec::new();
-        for (text, seed) in (0..prompts.len()).zip(0_u64..) {
-            // One text this way, then that way: a machine that others use, too, is another a second later. Whoever goes
-            // first changes from text to text and from round to round.
+        for (prompt, seed) in prompts.iter().zip(0_u64..) {
+            // Whoever goes first changes from text to text and from round to round.
             let first = usize::from((seed + u64::from(round)).is_multiple_of(2));
-            for way in [first, 1 - first] {
-                let made = generating.run(&order(way == 1, text, 1, seed))?;
-                sums[way].add(&made);
-                if way == 1 {
-                    alone.extend(made.ids);
-                }
+            let made = generating.in_turns(prompt, tokens, seed, first)?;
+            for (sum, made) in sums.iter_mut().zip(&made) {
+                sum.add(made);
             }
+            let [_, marked] = made;
+            alone.extend(marked.ids);
         }
         let made = generating.run(&all)?;
         same_ids &= made.ids == alone;
@@ -168,6 +172,8 @@ fn generate(model: &Path, prompts: &Path, tokens: usize, rounds: u32, out: &Path
         for (rates, sum) in [(&mut unmarked, sums[0]), (&mut marked, sums[1]), (&mut together, sum)] {
             rates.by_clock.push(sum.tokens / sum.took);
             rates.on_core.push(sum.tokens / sum.on_core);
+            rates.in_model.push(sum.tokens / sum.in_model);
+            rates.besides.push((sum.on_core - sum.in_model) / sum.tokens * 1e6);
         }
     }
     let pair = |what, above: &Rates, below: &Rates| Pair {
@@ -176,18 +182,27 @@ fn generate(model: &Path, prompts: &Path, tokens: usize, rounds: u32, out: &Path
         below: Spread::of(&below.by_clock),
         ratio: Spread::of_ratios(&above.by_clock, &below.by_clock),
         ratio_on_core: Spread::of_ratios(&above.on_core, &below.on_core),
+        ratio_in_model: Spread::of_ratios(&above.in_model, &below.in_model),
+        besides_the_model: [Spread::of(&above.besides), Spread::of(&below.besides)],
     };
     let pairs = vec![
         pair("marked : unmarked", &marked, &unmarked),
         pair("eight together : one after another", &together, &marked),
     ];
     for pair in &pairs {
-        for (clock, ratio) in [("by the clock", pair.ratio), ("on the core", pair.ratio_on_core)] {
+        for (clock, ratio) in [
+            ("by the clock", pair.ratio),
+            ("on the core", pair.ratio_on_core),
+            ("in the model", pair.ratio_in_model),
+        ] {
             let Some(ratio) = ratio else { continue };
             eprintln!(
                 "{}, {clock}: {:.3} ({:.3} – {:.3}) in {} rounds",
                 pair.what, ratio.median, ratio.lower, ratio.upper, ratio.runs
             );
+        }
+        if let [Some(above), Some(below)] = pair.besides_the_model {
+            eprintln!("  besides the model {:.1} and {:.1} µs a token", above.median, below.median);
         }
     }
     write(out, &Generation { origin, tokens, rounds, same_ids, pairs })
@@ -301,13 +316,13 @@ fn peer(model: &Path) -> Result<(), Failure> {
 
 fn detect_texts(
     tokenizer: &Path,
-    corpus: &Path,
+    corpora: &[PathBuf],
     tokens: usize,
     seconds: f64,
     threads: Option<usize>,
 ) -> Result<(), Failure> {
     let vocabulary = Vocabulary::open(tokenizer).map_err(Failure::new)?;
-    let texts = texts::of_length(&texts::read(corpus)?, &vocabulary, tokens, 64)?;
+    let texts = texts::of_length(&texts::read_all(corpora)?, &vocabulary, tokens, VARIANTS)?;
     let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     let start = Instant::now();
     let one = || -> Result<(u32, Option<f64>), Failure> {
