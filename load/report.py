@@ -214,6 +214,11 @@ def time(nanoseconds: float) -> str:
     return f"{nanoseconds:.3g} ns"
 
 
+def peaks(report: dict) -> str:
+    rows = [[name, "–" if kib is None else f"{kib / 1024:.0f} MiB"] for name, kib in report.get("peak_kib", {}).items()]
+    return f"\nThe most memory that `dandyroll-library hot` had, twenty times over:\n\n{table(['what', 'peak'], rows)}\n" if rows else ""
+
+
 def benches() -> str:
     report = read("benches")
     if not report:
@@ -221,7 +226,7 @@ def benches() -> str:
     rows = [[name, time(median), f"{time(lower)} – {time(upper)}"] for name, (median, lower, upper) in report["nanoseconds"].items()]
     busy = f", load average {report['load_average_after']:.1f} after it" if report["load_average_after"] is not None else ""
     return (f"Criterion's medians with their 95 % intervals, `{report['command']}`, commit {report['commit'][:12]}{busy}.\n\n"
-            + table(["stage", "median", "interval"], rows) + "\n")
+            + table(["stage", "median", "interval"], rows) + "\n" + peaks(report))
 
 
 def flames() -> str:

@@ -52,12 +52,32 @@ impl Detecting {
         Ok(report.findings.first().map_or(0.0, |finding| finding.adjusted.get()))
     }
 
+    /// Judges ids under many keys at once; gives the least log₁₀ of the adjusted p.
+    pub fn ids_under(&mut self, keys: &[ListKey], ids: &[TokenId]) -> Result<f64, Failure> {
+        let Self { gamma, policy, detector, report, .. } = self;
+        let of = |lists| Hypothesis { lists, gamma: *gamma, mode: Mode::ModelFree, background: None };
+        let hypotheses: Vec<_> = keys.iter().map(of).collect();
+        detector.detect_into(&Text::new(ids), &hypotheses, policy, report).map_err(Failure::new)?;
+        Ok(report.findings.first().map_or(0.0, |finding| finding.adjusted.get()))
+    }
+
     /// Normalises, tokenises and judges a text.
     pub fn text(&mut self, vocabulary: &Vocabulary, text: &str) -> Result<f64, Failure> {
         let normalised = normalise(text);
         let ids = vocabulary.encode_ids(normalised.text()).map_err(Failure::new)?;
         self.ids(&ids)
     }
+}
+
+/// So many keys of the same family.
+pub fn keys(tokenizer: Sha256Digest, count: u32) -> Result<Vec<ListKey>, Failure> {
+    let family = profile(tokenizer)?.family();
+    let of = |number: u32| {
+        let mut master = [9; 32];
+        master[..4].copy_from_slice(&number.to_le_bytes());
+        MasterKey::take(&mut master).lists(&family)
+    };
+    Ok((0..count).map(of).collect())
 }
 
 /// Logits shaped as a model's, one token in twenty within 8 of the largest: the same on every machine.

@@ -68,6 +68,20 @@ pub fn of_length(
         .collect()
 }
 
+/// One document of so many bytes at most: the texts one after another, over again if they are too few.
+pub fn of_bytes(documents: &[String], bytes: usize) -> String {
+    let mut text = String::with_capacity(bytes);
+    for document in documents.iter().filter(|document| !document.is_empty()).cycle() {
+        let left = bytes - text.len();
+        let end = document.floor_char_boundary(left);
+        text.push_str(document.get(..end).unwrap_or_default());
+        if document.len() >= left {
+            break;
+        }
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -87,5 +101,11 @@ mod tests {
             }
             assert_ne!(texts[0], texts[1]);
         }
+        let documents = ["aä".to_owned(), String::new(), "ö".to_owned()];
+        assert_eq!(
+            [0, 1, 2, 3, 5, 7].map(|bytes| of_bytes(&documents, bytes)),
+            ["", "a", "a", "aä", "aäö", "aäöa"]
+        );
+        assert_eq!(of_bytes(&[], 5), "");
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use clap::{Parser, ValueEnum};
-use dandyroll_load::library::{Detecting, Generated, Generating, Marking, Order, decode_steps};
+use dandyroll_load::library::{Detecting, Generated, Generating, Marking, Order, decode_steps, keys};
 use dandyroll_load::machine::{Origin, thread_time, write};
 use dandyroll_load::mix::VARIANTS;
 use dandyroll_load::spread::Spread;
@@ -76,6 +76,10 @@ enum Hot {
     Bias,
     /// A whole marked step without the model, over the fixture model's vocabulary.
     Step,
+    /// A thousand keys on the ids of a text of 1 000 tokens.
+    Keys,
+    /// Detection in a document of 1 MiB.
+    Document,
 }
 
 fn ids(tokens: &[u32]) -> Vec<TokenId> {
@@ -375,6 +379,20 @@ fn hot(path: Hot, times: usize) -> Result<(), Failure> {
         Hot::Bias => {
             for last in (0..).take(times) {
                 std::hint::black_box(marking.bias(last, entropy));
+            }
+        }
+        Hot::Keys => {
+            let text = texts::of_length(&documents, &vocabulary, 1000, 1)?.pop().unwrap_or_default();
+            let ids = vocabulary.encode_ids(&text).map_err(Failure::new)?;
+            let keys = keys(vocabulary.digest(), 1000)?;
+            for _ in 0..times {
+                std::hint::black_box(detecting.ids_under(&keys, &ids)?);
+            }
+        }
+        Hot::Document => {
+            let text = texts::of_bytes(&documents, 1 << 20);
+            for _ in 0..times {
+                std::hint::black_box(detecting.text(&vocabulary, &text)?);
             }
         }
         Hot::Step => {
