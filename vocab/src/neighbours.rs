@@ -29,7 +29,7 @@ const MOST: usize = 256;
 
 /// Answers about the neighbours of one vocabulary, remembered for all texts.
 ///
-/// Threads share it without a lock: an answer and the pair it is about are one word.
+/// Threads share it without a lock: answers and the token they are about are one word.
 pub struct Neighbours {
     vocabulary: Arc<Vocabulary>,
     /// Of each token, whether the tokenizer makes it of its own text: 0 is not known.
@@ -179,17 +179,22 @@ impl Neighbours {
 
     /// Whether the tokenizer makes `next` after `last`; true where that cannot be said of the two alone.
     fn ask(&self, last: TokenId, next: TokenId, spelled: &mut Vec<u8>) -> bool {
-        // A token that does not come back even alone (a special one, or one of a tokenizer that puts something before
-        // every text) says nothing about its neighbours.
-        let usual = !self.alone(last, spelled)
-            || !self.alone(next, spelled)
-            || made(&self.vocabulary, &[last, next], spelled) != Some(false);
+        let usual = self.answer(last, next, spelled);
         if let Some(word) = self.word(last, next) {
             // Another thread's answer may be lost between the two, which costs asking again.
             let known = word.load(Ordering::Relaxed);
             word.store(with_answer(known, last, next, usual), Ordering::Relaxed);
         }
         usual
+    }
+
+    /// The same, without looking at what is remembered of pairs.
+    fn answer(&self, last: TokenId, next: TokenId, spelled: &mut Vec<u8>) -> bool {
+        // A token that does not come back even alone (a special one, or one of a tokenizer that puts something before
+        // every text) says nothing about its neighbours.
+        !self.alone(last, spelled)
+            || !self.alone(next, spelled)
+            || made(&self.vocabulary, &[last, next], spelled) != Some(false)
     }
 
     /// Whether the tokenizer makes this token, and no other, of its own text.
@@ -342,7 +347,7 @@ mod tests {
 
     /// What `usual` says without a memory.
     fn asked(vocabulary: &Arc<Vocabulary>, last: TokenId, next: TokenId) -> bool {
-        Neighbours::of(Arc::clone(vocabulary)).ask(last, next, &mut Vec::new())
+        Neighbours::of(Arc::clone(vocabulary)).answer(last, next, &mut Vec::new())
     }
 
     /// Of a flat distribution the smallest numbers are asked about, no more than so many, and of those the marked ones.
@@ -386,6 +391,49 @@ mod tests {
         // A number that fits no word is no token, and no reason to unmark.
         assert!(neighbours.word(TokenId(5), TokenId(MAX_IDS)).is_none());
         assert!(neighbours.usual(TokenId(u32::MAX), TokenId(u32::MAX), &mut spelled));
+    }
+
+    /// Two tokens whose followers share words, asked about in turn and by several threads: every answer is the answer.
+    #[test]
+    fn tokens_that_share_words_do_not_answer_for_each_other() {
+        let vocabulary = shared();
+        let size = u32::try_from(vocabulary.size()).unwrap();
+        let last = token(&vocabulary, "re");
+        let near = |other: &TokenId| *other != last && home(*other).abs_diff(home(last)) < 200;
+        let other = (0..size).map(TokenId).find(near).unwrap();
+        // Groups of the two that fall on one word.
+        let (up, down) = (home(other).max(home(last)), home(other).min(home(last)));
+        let (ahead, behind) = if home(last) == up { (last, other) } else { (other, last) };
+        let apart = (up - down) * GROUP;
+        let mut pairs = Vec::new();
+        for next in (0..2000).filter(|next| next + apart < size) {
+            pairs.extend([(ahead, TokenId(next)), (behind, TokenId(next + apart))]);
+        }
+        let expected: Vec<bool> = pairs.iter().map(|(last, next)| asked(&vocabulary, *last, *next)).collect();
+        assert!(expected.iter().any(|usual| !usual));
+        let neighbours = Neighbours::of(Arc::clone(&vocabulary));
+        let (first, second) = (pairs[0], pairs[1]);
+        assert!(std::ptr::eq(
+            neighbours.word(first.0, first.1).unwrap(),
+            neighbours.word(second.0, second.1).unwrap()
+        ));
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let (neighbours, pairs, expected) = (&neighbours, &pairs, &expected);
+                scope.spawn(move || {
+                    let mut spelled = Vec::new();
+                    let from = thread * pairs.len() / 4;
+                    for place in (from..pairs.len()).chain(0..pairs.len()) {
+                        let (last, next) = pairs[place];
+                        assert_eq!(
+                            neighbours.usual(last, next, &mut spelled),
+                            expected[place],
+                            "{last:?} {next:?}"
+                        );
+                    }
+                });
+            }
+        });
     }
 
     #[test]
