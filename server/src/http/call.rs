@@ -561,6 +561,37 @@ mod tests {
         assert!(read_json::<TokenCreate>(br#"{"name":"a","scopes":[],"expires_in_s":1.5}"#).is_err());
     }
 
+    /// Byte by byte, as it reads.
+    fn plain_whole_numbers(text: &str) -> String {
+        let mut bytes = text.as_bytes().to_vec();
+        let (mut at, mut in_string) = (0, false);
+        while at < bytes.len() {
+            match bytes[at] {
+                b'"' => in_string = !in_string,
+                b'\\' if in_string => at += 1,
+                b'.' if !in_string => {
+                    let zeros = bytes[at + 1..].iter().take_while(|byte| **byte == b'0').count();
+                    let follows = bytes.get(at + 1 + zeros).copied().unwrap_or(b' ');
+                    let goes_on = follows.is_ascii_digit() || matches!(follows, b'e' | b'E');
+                    if at > 0 && bytes[at - 1].is_ascii_digit() && zeros > 0 && !goes_on {
+                        bytes[at..=at + zeros].fill(b' ');
+                    }
+                    at += zeros;
+                }
+                _ => {}
+            }
+            at += 1;
+        }
+        String::from_utf8(bytes).unwrap()
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn whole_numbers_are_found_as_byte_by_byte(text in r#"["\\.0017eE, ä\[{]{0,60}"#) {
+            proptest::prop_assert_eq!(whole_numbers(&text), plain_whole_numbers(&text));
+        }
+    }
+
     #[test]
     fn pages_end_where_the_list_ends() {
         let name = |n: &u32| n.to_string();
