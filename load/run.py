@@ -90,20 +90,22 @@ def processor_seconds(process: int) -> float | None:
 def against_library(binaries: Path, load, service: int, out: Path, rounds: int) -> None:
     """Texts of 300 tokens a second over HTTP and in the library on the same cores, in turns; and for each second of
     processor time that service and library had."""
-    # (part, texts of a request, connections): a text alone waits for two commits, so that many must be under way, or the
-    # disk is measured.
+    # (part, texts of a request, connections): as many connections as keep a core busy. A text alone waits for two commits,
+    # and so does each request, so that the more must be under way the smaller they are, or the disk is measured.
     ways = {"single": ("detect:300", 1, 64), "batch of 64": ("batch:64x300", 64, 8), "stream of 64": ("stream:64x300", 64, 16),
             "batch of 1024": ("batch:1024x300", 1024, 4), "stream of 1024": ("stream:1024x300", 1024, 4)}
-    rates = {name: [] for name in [*ways, "library"]}
-    on_core = {name: [] for name in [*ways, "library"]}
+    rates = {name: [] for name in ways}
+    on_core = {name: [] for name in ways}
+    beside = {name: [] for name in ways}
+    beside_on_core = {name: [] for name in ways}
     origin = None
     for _ in range(rounds):
-        library = [binaries / "dandyroll-library", "texts"]
-        said = subprocess.run(library, cwd=ROOT, capture_output=True, check=True, **on(SERVICE))
-        said = json.loads(said.stdout)
-        rates["library"].append(said["texts_per_second"])
-        on_core["library"].append(said["texts_per_second_on_core"])
         for name, (part, size, connections) in ways.items():
+            # Right before, in as many different texts as are sent: those that `dandyroll-load` cuts.
+            library = [binaries / "dandyroll-library", "texts", "--texts", str(max(64, size))]
+            said = json.loads(subprocess.run(library, cwd=ROOT, capture_output=True, check=True, **on(SERVICE)).stdout)
+            beside[name].append(said["texts_per_second"])
+            beside_on_core[name].append(said["texts_per_second_on_core"])
             before = processor_seconds(service)
             result = load("closed", [part], out.with_suffix(".round.json"), "--seconds", "4", "--connections", str(connections))
             after = processor_seconds(service)
@@ -114,11 +116,12 @@ def against_library(binaries: Path, load, service: int, out: Path, rounds: int) 
             rates[name].append(summary["units_per_second"])
             on_core[name].append(summary["accepted"] * size / (after - before) if before is not None else None)
     out.with_suffix(".round.json").unlink()
-    ratios = {name: spread([o / l for o, l in zip(rates[name], rates["library"])]) for name in ways}
-    known = all(None not in values for values in on_core.values())
-    on_cores = {name: spread([o / l for o, l in zip(on_core[name], on_core["library"])]) for name in ways} if known else {}
+    ratios = {name: spread([o / l for o, l in zip(rates[name], beside[name])]) for name in ways}
+    known = all(None not in values for values in [*on_core.values(), *beside_on_core.values()])
+    on_cores = {name: spread([o / l for o, l in zip(on_core[name], beside_on_core[name])]) for name in ways} if known else {}
     report = {"command": "x.py load --only library", **origin, "rounds": rounds,
-              "texts_per_second": {name: spread(values) for name, values in rates.items()}, "ratios": ratios,
+              "texts_per_second": {name: spread(values) for name, values in rates.items()},
+              "library_texts_per_second": {name: spread(values) for name, values in beside.items()}, "ratios": ratios,
               "ratios_on_core": on_cores}
     out.write_text(json.dumps(report, indent=1) + "\n")
     for name, ratio in ratios.items():

@@ -183,6 +183,15 @@ pub struct Generated {
     pub in_model: Option<Duration>,
 }
 
+/// One text twice.
+#[derive(Clone, Debug)]
+pub struct InTurns {
+    /// Without a mark.
+    pub unmarked: Generated,
+    /// With one.
+    pub marked: Generated,
+}
+
 impl Generated {
     fn nothing() -> Self {
         let zero = Duration::ZERO;
@@ -231,39 +240,42 @@ impl Generating {
     }
 
     /// One prompt's text unmarked and marked, [`TURN`] tokens of the one and then as many of the other: whatever else
-    /// the machine does, it does to both. The `first` of them begins.
+    /// the machine does, it does to both. The marked one begins if `marked_first`. A model that batches moves a cache at
+    /// each turn, for both alike.
     pub fn in_turns(
         &mut self,
         prompt: &[TokenId],
         tokens: usize,
         seed: u64,
-        first: usize,
-    ) -> Result<[Generated; 2], Failure> {
+        marked_first: bool,
+    ) -> Result<InTurns, Failure> {
         let marker = self.marker()?;
-        let mut made = [Generated::nothing(), Generated::nothing()];
-        let mut writing = Vec::new();
-        for (marker, made) in [None, Some(marker)].into_iter().zip(&mut made) {
+        let mut both = Vec::with_capacity(2);
+        for marked in [marked_first, !marked_first] {
+            let marker = marked.then(|| Arc::clone(&marker));
             let request = Request { marker, ..Request::new(prompt.to_vec(), Sampling::plain(seed), tokens) };
-            writing.push(self.timed(made, |all| all.begin(request))?);
+            let mut made = Generated::nothing();
+            let writing = self.timed(&mut made, |all| all.begin(request))?;
+            both.push((marked, made, writing));
         }
-        let mut turn = first;
-        while writing.iter().any(|one| !one.decoder.is_finished()) {
-            let way = turn % 2;
-            turn += 1;
-            let (Some(one), Some(made)) = (writing.get_mut(way), made.get_mut(way)) else { break };
-            self.timed(made, |all| {
-                for _ in 0..TURN {
-                    if !one.decoder.is_finished() {
-                        all.step(std::slice::from_mut(one))?;
+        while both.iter().any(|(.., writing)| !writing.decoder.is_finished()) {
+            for (_, made, writing) in &mut both {
+                self.timed(made, |all| {
+                    for _ in 0..TURN {
+                        if !writing.decoder.is_finished() {
+                            all.step(std::slice::from_mut(writing))?;
+                        }
                     }
-                }
-                Ok(())
-            })?;
+                    Ok(())
+                })?;
+            }
         }
-        for (one, made) in writing.into_iter().zip(&mut made) {
-            made.ids.push(one.ids());
+        let mut turns = InTurns { unmarked: Generated::nothing(), marked: Generated::nothing() };
+        for (marked, mut made, writing) in both {
+            made.ids.push(writing.ids());
+            *(if marked { &mut turns.marked } else { &mut turns.unmarked }) = made;
         }
-        Ok(made)
+        Ok(turns)
     }
 
     /// Does something and adds what it took.

@@ -97,8 +97,13 @@ pub fn resident_kib(process: u32) -> Option<u64> {
 /// Time that this thread has spent on a core; `None` where the system does not say. On a shared machine it varies
 /// far less than the clock on the wall.
 pub fn thread_time() -> Option<Duration> {
-    let text = file("/proc/thread-self/schedstat")?;
-    text.split(' ').next()?.parse().ok().map(Duration::from_nanos)
+    #[cfg(any(target_os = "linux", target_os = "macos"))]
+    {
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+        Duration::try_from(time).ok()
+    }
+    #[cfg(not(any(target_os = "linux", target_os = "macos")))]
+    None
 }
 
 /// Writes a result as JSON, its folder included.
@@ -129,6 +134,20 @@ mod tests {
         let Some(before) = thread_time() else { return };
         std::thread::sleep(Duration::from_millis(200));
         assert!(thread_time().unwrap() - before < Duration::from_millis(100));
+    }
+
+    /// A clock that the scheduler moves on at its ticks would stand still for milliseconds.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn the_thread_s_clock_does_not_stand_still() {
+        let (start, mut last, mut steps) = (std::time::Instant::now(), thread_time().unwrap(), 0_u32);
+        while steps < 50 && start.elapsed() < Duration::from_secs(20) {
+            let now = thread_time().unwrap();
+            assert!(now >= last && now - last < Duration::from_secs(1));
+            steps += u32::from(now - last > Duration::ZERO && now - last < Duration::from_micros(200));
+            last = now;
+        }
+        assert_eq!(steps, 50, "it did not move on in small steps");
     }
 
     #[cfg(target_os = "linux")]

@@ -47,6 +47,9 @@ enum Arguments {
         /// Tokens of a text.
         #[arg(long, default_value_t = 300)]
         tokens: usize,
+        /// Different texts.
+        #[arg(long, default_value_t = VARIANTS)]
+        texts: usize,
         #[arg(long, default_value_t = 2.0)]
         seconds: f64,
         /// Threads; all cores unless given.
@@ -58,7 +61,7 @@ enum Arguments {
         #[arg(long, default_value = "fixtures/model")]
         model: PathBuf,
     },
-    /// Does one hot path so many times, and nothing else that depends on the number: for callgrind.
+    /// Does one hot path so many times, and nothing else that depends on the number: for counting instructions and memory.
     Hot {
         path: Hot,
         #[arg(long, default_value_t = 1)]
@@ -96,11 +99,14 @@ struct Pair {
     ratio: Option<Spread>,
     /// The same in tokens of a second on a core.
     ratio_on_core: Option<Spread>,
-    /// The same of the time in the model alone, where both sides do the same there.
+    /// The same of the time in the model alone.
     ratio_in_model: Option<Spread>,
     /// What a token takes on a core outside the model, above and below, in microseconds.
     besides_the_model: [Option<Spread>; 2],
 }
+
+/// Texts of each prompt before anything is measured.
+const WARM: u64 = 3;
 
 #[derive(Serialize)]
 struct Generation {
@@ -150,36 +156,40 @@ fn generate(model: &Path, prompts: &Path, tokens: usize, rounds: u32, out: &Path
         .take(8)
         .map(|text| vocabulary.encode_prompt(text).map_err(Failure::new))
         .collect::<Result<Vec<_>, _>>()?;
-    let together = prompts.len();
-    let all = Order { prompts: prompts.clone(), tokens, marked: true, seed: Some(0), together };
-    // Answers about neighbours are remembered, as they are in a service that runs.
-    generating.run(&all)?;
-    let (mut unmarked, mut marked, mut together) = (Rates::default(), Rates::default(), Rates::default());
+    let order =
+        |seed, together| Order { prompts: prompts.clone(), tokens, marked: true, seed: Some(seed), together };
+    let number = u64::try_from(prompts.len()).map_err(Failure::new)?;
+    // Seeds that are not measured: answers about neighbours are remembered, as far as other texts have asked, as they are
+    // in a service that runs.
+    for seed in 0..WARM {
+        generating.run(&order(u64::MAX / 2 + seed * number, prompts.len()))?;
+    }
+    let mut rates = [Rates::default(), Rates::default(), Rates::default(), Rates::default()];
     let mut same_ids = true;
     for round in 0..rounds {
-        let mut sums = [Sum::default(), Sum::default()];
-        let mut alone = Vec::new();
-        for (prompt, seed) in prompts.iter().zip(0_u64..) {
+        let from = u64::from(round) * number;
+        let (mut unmarked, mut marked) = (Sum::default(), Sum::default());
+        for (prompt, seed) in prompts.iter().zip(from..) {
             // Whoever goes first changes from text to text and from round to round.
-            let first = usize::from((seed + u64::from(round)).is_multiple_of(2));
-            let made = generating.in_turns(prompt, tokens, seed, first)?;
-            for (sum, made) in sums.iter_mut().zip(&made) {
-                sum.add(made);
-            }
-            let [_, marked] = made;
-            alone.extend(marked.ids);
+            let marked_first = (seed + u64::from(round)).is_multiple_of(2);
+            let made = generating.in_turns(prompt, tokens, seed, marked_first)?;
+            unmarked.add(&made.unmarked);
+            marked.add(&made.marked);
         }
-        let made = generating.run(&all)?;
-        same_ids &= made.ids == alone;
-        let mut sum = Sum::default();
-        sum.add(&made);
-        for (rates, sum) in [(&mut unmarked, sums[0]), (&mut marked, sums[1]), (&mut together, sum)] {
+        let (mut alone, mut together) = (Sum::default(), Sum::default());
+        let one_by_one = generating.run(&order(from, 1))?;
+        let at_once = generating.run(&order(from, prompts.len()))?;
+        same_ids &= one_by_one.ids == at_once.ids;
+        alone.add(&one_by_one);
+        together.add(&at_once);
+        for (rates, sum) in rates.iter_mut().zip([unmarked, marked, alone, together]) {
             rates.by_clock.push(sum.tokens / sum.took);
             rates.on_core.push(sum.tokens / sum.on_core);
             rates.in_model.push(sum.tokens / sum.in_model);
             rates.besides.push((sum.on_core - sum.in_model) / sum.tokens * 1e6);
         }
     }
+    let [unmarked, marked, alone, together] = rates;
     let pair = |what, above: &Rates, below: &Rates| Pair {
         what,
         above: Spread::of(&above.by_clock),
@@ -191,7 +201,7 @@ fn generate(model: &Path, prompts: &Path, tokens: usize, rounds: u32, out: &Path
     };
     let pairs = vec![
         pair("marked : unmarked", &marked, &unmarked),
-        pair("eight together : one after another", &together, &marked),
+        pair("eight together : one after another", &together, &alone),
     ];
     for pair in &pairs {
         for (clock, ratio) in [
@@ -322,11 +332,12 @@ fn detect_texts(
     tokenizer: &Path,
     corpora: &[PathBuf],
     tokens: usize,
+    count: usize,
     seconds: f64,
     threads: Option<usize>,
 ) -> Result<(), Failure> {
     let vocabulary = Vocabulary::open(tokenizer).map_err(Failure::new)?;
-    let texts = texts::of_length(&texts::read_all(corpora)?, &vocabulary, tokens, VARIANTS)?;
+    let texts = texts::of_length(&texts::read_all(corpora)?, &vocabulary, tokens, count)?;
     let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     let start = Instant::now();
     let one = || -> Result<(u32, Option<f64>), Failure> {
@@ -407,8 +418,8 @@ fn main() -> ExitCode {
         Arguments::Generate { model, prompts, tokens, rounds, out } => {
             generate(&model, &prompts, tokens, rounds, &out)
         }
-        Arguments::Texts { tokenizer, corpus, tokens, seconds, threads } => {
-            detect_texts(&tokenizer, &corpus, tokens, seconds, threads)
+        Arguments::Texts { tokenizer, corpus, tokens, texts, seconds, threads } => {
+            detect_texts(&tokenizer, &corpus, tokens, texts, seconds, threads)
         }
         Arguments::Peer { model } => peer(&model),
         Arguments::Hot { path, times } => hot(path, times),
