@@ -5,17 +5,37 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use dandyroll_generator::onnx::{ExecutionProvider, Options};
+
 use crate::desk::args::{AuditCommand, KeysCommand, StoreArgs, TokensCommand};
 
 /// Mark the text and code language models write, and find the marks again.
 #[derive(Debug, Parser)]
 #[command(name = "dandyroll", version, max_term_width = 110, arg_required_else_help = true)]
 pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) runtime: RuntimeArgs,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What runs models.
+#[derive(Args, Debug)]
+pub(crate) struct RuntimeArgs {
     /// The ONNX Runtime library; default: where `x.py setup` puts it, or beside this program.
     #[arg(long, global = true, value_name = "FILE", env = "DANDYROLL_ONNXRUNTIME")]
     pub(crate) onnxruntime: Option<PathBuf>,
-    #[command(subcommand)]
-    pub(crate) command: Command,
+    /// What models are computed on: cpu (unless given), cuda, or cuda:1 for the second GPU, if that library has it.
+    #[arg(long, global = true, value_name = "PROVIDER", env = "DANDYROLL_EXECUTION_PROVIDER")]
+    pub(crate) execution_provider: Option<ExecutionProvider>,
+}
+
+impl RuntimeArgs {
+    /// How a model is run, on one thread.
+    pub(crate) fn options(&self) -> Options {
+        let provider = self.execution_provider.unwrap_or_default();
+        Options { runtime: self.onnxruntime.clone(), provider, ..Options::new() }
+    }
 }
 
 #[derive(Debug, Subcommand)]

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use dandyroll_api::calibration::{CalibrationBand, CalibrationCorpus, CalibrationReport};
@@ -11,7 +11,7 @@ use dandyroll_scheme::{KeyId, ListFamily, ListKey, Profile};
 use dandyroll_server::calibration::{count_text, json, report};
 use dandyroll_vocab::Vocabulary;
 
-use crate::args::{CalibrateArgs, ModeArg, TrialArgs};
+use crate::args::{CalibrateArgs, ModeArg, RuntimeArgs, TrialArgs};
 use crate::corpus::each_text;
 use crate::detect::modes;
 use crate::failure::{Failure, Outcome};
@@ -22,10 +22,10 @@ use crate::{keyfile, model};
 /// Judges the corpora under every key and mode and reports each.
 pub(crate) fn run(
     args: &CalibrateArgs,
-    library: Option<&Path>,
+    runtime: &RuntimeArgs,
     out: &mut dyn Write,
 ) -> Result<Outcome, Failure> {
-    let mut trial = Trial::open(&args.trial, &args.mode, library)?;
+    let mut trial = Trial::open(&args.trial, &args.mode, runtime)?;
     let masters = args.key_file.iter().map(|path| keyfile::read(path)).collect::<Result<Vec<_>, _>>()?;
     let family = trial.family();
     let keys: Vec<(KeyId, ListKey)> = masters.iter().map(|key| (key.id(), key.lists(&family))).collect();
@@ -64,7 +64,7 @@ pub(crate) struct Trial {
 
 impl Trial {
     /// Opens what the arguments name, and the model if a mode needs it.
-    pub(crate) fn open(args: &TrialArgs, asked: &[ModeArg], library: Option<&Path>) -> Result<Self, Failure> {
+    pub(crate) fn open(args: &TrialArgs, asked: &[ModeArg], runtime: &RuntimeArgs) -> Result<Self, Failure> {
         let named = Named::find(&args.profile)?;
         let modes = modes(asked, &named, &args.profile, args.model.is_some())?;
         let list = dandyroll_files::background::of_named(&named, args.background.as_deref())?;
@@ -74,7 +74,7 @@ impl Trial {
                 let profile = directory.bind(&named)?;
                 let vocabulary = Arc::clone(&directory.vocabulary);
                 let needed = modes.iter().any(|mode| mode.needs_entropies());
-                let model = needed.then(|| directory.load(library, args.threads)).transpose()?;
+                let model = needed.then(|| directory.load(runtime, args.threads)).transpose()?;
                 (vocabulary, model.map(model::Scorer::new), profile)
             }
             (None, Some(path)) => {

@@ -10,7 +10,7 @@ use dandyroll_scheme::{ListKey, Marker, MasterKey, Profile, TokenId};
 use dandyroll_vocab::{Vocabulary, normalise};
 use serde::Deserialize;
 
-use crate::args::DemoArgs;
+use crate::args::{DemoArgs, RuntimeArgs};
 use crate::coloured::{self, Section};
 use crate::detect::{colour_text, facts};
 use crate::failure::{Failure, Outcome};
@@ -113,7 +113,7 @@ impl Tally {
 }
 
 /// Runs the demonstration. Ends with code 1 if any text is judged other than it should be.
-pub(crate) fn run(args: &DemoArgs, library: Option<&Path>, out: &mut dyn Write) -> Result<Outcome, Failure> {
+pub(crate) fn run(args: &DemoArgs, runtime: &RuntimeArgs, out: &mut dyn Write) -> Result<Outcome, Failure> {
     let directory = args.fixtures.join("model");
     let prompts = prompts(&args.fixtures.join("corpora").join("prompts.jsonl"), args.prompts)?;
     let named = Named::find(&args.profile)?;
@@ -121,7 +121,7 @@ pub(crate) fn run(args: &DemoArgs, library: Option<&Path>, out: &mut dyn Write) 
     let profile = directory.bind(&named)?;
     let (vocabulary, lexicon) = (Arc::clone(&directory.vocabulary), directory.lexicon());
     let mode = profile.threshold().map_or(Mode::ModelFree, Mode::Gated);
-    let model = model::Scorer::new(directory.load(library, None)?);
+    let model = model::Scorer::new(directory.load(runtime, None)?);
     let mut stage = Stage { model, vocabulary, lexicon, profile, mode };
 
     let (key, other) = (random_key()?, random_key()?);

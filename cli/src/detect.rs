@@ -2,7 +2,6 @@
 
 use std::io::Write;
 use std::ops::Range;
-use std::path::Path;
 use std::sync::Arc;
 
 use dandyroll_detector::{
@@ -15,7 +14,7 @@ use dandyroll_scheme::{Gamma, KeyId, ListKey, Nats, Sha256Digest, TokenId};
 use dandyroll_vocab::{Encoding, Normalised, Place, Vocabulary, normalise};
 use serde::Serialize;
 
-use crate::args::{DetectArgs, ModeArg};
+use crate::args::{DetectArgs, ModeArg, RuntimeArgs};
 use crate::coloured::{self, Colour, Piece, Section};
 use crate::failure::{Failure, Outcome};
 use crate::input::{Source, one_stdin};
@@ -73,7 +72,7 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(args: &DetectArgs, asked: &[ModeArg], library: Option<&Path>) -> Result<Self, Failure> {
+    fn new(args: &DetectArgs, asked: &[ModeArg], runtime: &RuntimeArgs) -> Result<Self, Failure> {
         let named = Named::find(&args.profile)?;
         let reads = args.model.is_some() || args.entropy_model.is_some();
         let modes = modes(asked, &named, &args.profile, reads)?;
@@ -93,7 +92,7 @@ impl Plan {
                 let profile = directory.bind(&named)?;
                 let vocabulary = Arc::clone(&directory.vocabulary);
                 let load = needed && args.entropy_model.is_none();
-                let model = load.then(|| directory.load(library, args.threads)).transpose()?;
+                let model = load.then(|| directory.load(runtime, args.threads)).transpose()?;
                 let scorer = model.map(model::Scorer::new);
                 (vocabulary, scorer, profile.family(), profile.id().to_string(), profile.model())
             }
@@ -117,7 +116,7 @@ impl Plan {
             }
             let digest = directory.files.model_sha256()?;
             reader = Some(Reader { model_sha256: Some(digest), surrogate: own.map(|own| own != digest) });
-            scorer = Some(model::Scorer::new(directory.load(library, args.threads)?));
+            scorer = Some(model::Scorer::new(directory.load(runtime, args.threads)?));
         }
         let prompt = match (&args.prompt_file, &args.prompt_ids) {
             (Some(path), _) => vocabulary.encode_prompt(&Source::of(path).read()?)?,
@@ -520,9 +519,9 @@ fn verdict_words(finding: &Finding, policy: &Policy) -> String {
 
 /// The same keys, profile, background list and policy for documents of a dump. They are judged without a model, so no
 /// mode that reads one can be asked for.
-pub(crate) fn judge_of_dumps(args: &DetectArgs, library: Option<&Path>) -> Result<Judge, Failure> {
+pub(crate) fn judge_of_dumps(args: &DetectArgs, runtime: &RuntimeArgs) -> Result<Judge, Failure> {
     let Plan { vocabulary, profile, gamma, keys, background, policy, spans, .. } =
-        Plan::new(args, &[ModeArg::ModelFree], library)?;
+        Plan::new(args, &[ModeArg::ModelFree], runtime)?;
     // One list for all keys: the detector then finds each text's windows once.
     let background = background.map(Arc::new);
     let wanted = keys
@@ -539,12 +538,8 @@ pub(crate) fn judge_of_dumps(args: &DetectArgs, library: Option<&Path>) -> Resul
 }
 
 /// Judges every input and reports each; an input that cannot be judged does not stop the others.
-pub(crate) fn run(
-    args: &DetectArgs,
-    library: Option<&Path>,
-    out: &mut dyn Write,
-) -> Result<Outcome, Failure> {
-    let mut plan = Plan::new(args, &args.mode, library)?;
+pub(crate) fn run(args: &DetectArgs, runtime: &RuntimeArgs, out: &mut dyn Write) -> Result<Outcome, Failure> {
+    let mut plan = Plan::new(args, &args.mode, runtime)?;
     let mut sources: Vec<Source> = args.files.iter().map(|path| Source::of(path)).collect();
     if sources.is_empty() {
         sources.push(Source::Stdin);

@@ -10,7 +10,7 @@ use dandyroll_dumps::{
     Existing, Field, Format, Judge, Options, Part, Progress, ResultFormat, RunError, Sink,
 };
 
-use crate::args::{DetectArgs, DumpArgs, InputFormatArg, ModeArg, ResultFormatArg};
+use crate::args::{DetectArgs, DumpArgs, InputFormatArg, ModeArg, ResultFormatArg, RuntimeArgs};
 use crate::detect;
 use crate::failure::{Failure, Outcome};
 use crate::terminal::say;
@@ -90,7 +90,7 @@ fn meaningless(args: &DetectArgs) -> Option<&'static str> {
 pub(crate) fn run(
     args: &DetectArgs,
     folder: &Path,
-    library: Option<&Path>,
+    runtime: &RuntimeArgs,
     out: &mut dyn Write,
 ) -> Result<Outcome, Failure> {
     let dump = &args.dump;
@@ -126,7 +126,7 @@ pub(crate) fn run(
         [] => vec![PathBuf::from("-")],
         files => files.to_vec(),
     };
-    let judge = detect::judge_of_dumps(args, library)?;
+    let judge = detect::judge_of_dumps(args, runtime)?;
     let shards = dandyroll_dumps::shards(&inputs, format, part, (!to_stream).then_some(folder))?;
 
     let progress = Progress::default();

@@ -1,7 +1,6 @@
 //! `generate`: a prompt in, marked text out.
 
 use std::io::{self, IsTerminal, Write};
-use std::path::Path;
 use std::sync::Arc;
 
 use dandyroll_detector::{DetectError, Windows};
@@ -11,7 +10,7 @@ use dandyroll_scheme::{KeyId, Marker, Profile, Step, TokenId};
 use dandyroll_vocab::{Vocabulary, normalise};
 use serde_json::json;
 
-use crate::args::{GenerateArgs, SamplingArgs};
+use crate::args::{GenerateArgs, RuntimeArgs, SamplingArgs};
 use crate::failure::{Failure, Outcome};
 use crate::input::Source;
 use crate::profile::Named;
@@ -43,7 +42,7 @@ fn prompt(args: &GenerateArgs, vocabulary: &Vocabulary) -> Result<Vec<TokenId>, 
 /// Generates one text, printing it as it grows.
 pub(crate) fn run(
     args: &GenerateArgs,
-    library: Option<&Path>,
+    runtime: &RuntimeArgs,
     out: &mut dyn Write,
 ) -> Result<Outcome, Failure> {
     let named = args.profile.as_deref().map(Named::find).transpose()?;
@@ -59,7 +58,7 @@ pub(crate) fn run(
         _ => None,
     };
     let (lexicon, vocabulary) = (directory.lexicon(), Arc::clone(&directory.vocabulary));
-    let mut model = directory.load(library, args.sampling.threads)?;
+    let mut model = directory.load(runtime, args.sampling.threads)?;
     let request = Request {
         stop: args.sampling.stop.clone(),
         marker: mark.as_ref().map(|(_, _, marker)| Arc::clone(marker)),

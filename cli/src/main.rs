@@ -28,7 +28,7 @@ use crate::args::{Arguments, Command, ModelCommand, ProfilesCommand, SchemeComma
 use crate::failure::{Failure, Outcome};
 
 fn run(arguments: Arguments) -> Result<Outcome, Failure> {
-    let library = arguments.onnxruntime.as_deref();
+    let runtime = &arguments.runtime;
     // Locked once: results go out in one piece, and a closed pipe ends the work at the next write. Not a stream
     // that strips escapes: texts go out as they are, and styles are only written where they are wanted.
     let mut out = std::io::stdout().lock();
@@ -38,13 +38,13 @@ fn run(arguments: Arguments) -> Result<Outcome, Failure> {
             writeln!(out, "{id}")?;
             Ok(Outcome::Done)
         }
-        Command::Generate(args) => generate::run(&args, library, &mut out),
+        Command::Generate(args) => generate::run(&args, runtime, &mut out),
         Command::Detect(args) => match &args.dump.output {
-            Some(folder) => dump::run(&args, folder, library, &mut out),
-            None => detect::run(&args, library, &mut out),
+            Some(folder) => dump::run(&args, folder, runtime, &mut out),
+            None => detect::run(&args, runtime, &mut out),
         },
         Command::Model(ModelCommand::Inspect { directory, json }) => {
-            model::inspect(&directory, json, library, &mut out)
+            model::inspect(&directory, json, runtime, &mut out)
         }
         Command::Profiles(ProfilesCommand::Show { profile, model, tokenizer, background }) => {
             words::show_profile(
@@ -55,18 +55,18 @@ fn run(arguments: Arguments) -> Result<Outcome, Failure> {
                 &mut out,
             )
         }
-        Command::Calibrate(args) => calibrate::run(&args, library, &mut out),
+        Command::Calibrate(args) => calibrate::run(&args, runtime, &mut out),
         Command::Background(command) => background::run(&command, &mut out),
         Command::Profiles(ProfilesCommand::ProposeThreshold(args)) => {
-            threshold::run(&args, library, &mut out)
+            threshold::run(&args, runtime, &mut out)
         }
         Command::Scheme(SchemeCommand::Words(args)) => words::run(&args, &mut out),
-        Command::Keys { store, command } => desk::keys(&store, command, library, &mut out),
+        Command::Keys { store, command } => desk::keys(&store, command, runtime, &mut out),
         Command::Tokens { store, command } => desk::tokens(&store, command, &mut out),
         Command::Audit { store, command } => desk::audit(&store, command, &mut out),
         Command::Migrate(store) => desk::migrate(&store, &mut out),
-        Command::Serve(args) => serve::run(&args, library, &mut out),
-        Command::Demo(args) => demo::run(&args, library, &mut out),
+        Command::Serve(args) => serve::run(&args, runtime, &mut out),
+        Command::Demo(args) => demo::run(&args, runtime, &mut out),
     }
 }
 

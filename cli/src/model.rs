@@ -13,6 +13,7 @@ use dandyroll_scheme::{Nats, Profile, TokenId};
 use dandyroll_vocab::Vocabulary;
 use serde_json::json;
 
+use crate::args::RuntimeArgs;
 use crate::failure::{Failure, Outcome};
 use crate::profile::Named;
 use crate::terminal::Progress;
@@ -47,12 +48,12 @@ impl Directory {
     /// Loads the model, on all cores if no number of threads is asked for.
     pub(crate) fn load(
         self,
-        library: Option<&Path>,
+        runtime: &RuntimeArgs,
         asked: Option<NonZeroUsize>,
     ) -> Result<OnnxModel, Failure> {
         let all = || std::thread::available_parallelism().ok();
         let threads = asked.or_else(all).unwrap_or(NonZeroUsize::MIN);
-        let options = Options { runtime: library.map(Path::to_owned), threads, ..Options::new() };
+        let options = Options { threads, ..runtime.options() };
         let model = OnnxModel::from_directory(self.files, &options)?;
         model.check_vocabulary(self.vocabulary.size())?;
         Ok(model)
@@ -165,10 +166,10 @@ fn tensors(out: &mut dyn Write, what: &str, tensors: &[TensorReport]) -> std::io
 pub(crate) fn inspect(
     directory: &Path,
     as_json: bool,
-    library: Option<&Path>,
+    runtime: &RuntimeArgs,
     out: &mut dyn Write,
 ) -> Result<Outcome, Failure> {
-    let options = Options { runtime: library.map(Path::to_owned), ..Options::new() };
+    let options = runtime.options();
     let report = onnx::inspect(directory, &options)?;
     let vocabulary = Directory::open(directory)?.vocabulary;
     let eos: Vec<u32> = report.eos.iter().map(|id| id.0).collect();

@@ -10,11 +10,11 @@ use dandyroll_server::http::Application;
 use dandyroll_server::telemetry::log;
 use dandyroll_server::tokens::Token;
 
-use crate::args::ServeArgs;
+use crate::args::{RuntimeArgs, ServeArgs};
 use crate::failure::{Failure, Outcome};
 
 /// What was typed, as settings.
-fn flags(args: &ServeArgs, library: Option<&Path>) -> Flags {
+fn flags(args: &ServeArgs, runtime: &RuntimeArgs) -> Flags {
     let path = |path: &Path| path.display().to_string();
     let mut flags = BTreeMap::new();
     let mut set = |name, value: Option<String>| {
@@ -25,7 +25,8 @@ fn flags(args: &ServeArgs, library: Option<&Path>) -> Flags {
     set("http.listen", args.listen.clone());
     set("data_dir", args.data_dir.as_deref().map(path));
     set("model.directory", args.model.as_deref().map(path));
-    set("model.onnxruntime", library.map(path));
+    set("model.onnxruntime", runtime.onnxruntime.as_deref().map(path));
+    set("model.execution_provider", runtime.execution_provider.map(|provider| provider.to_string()));
     set("database.url_file", args.database_url_file.as_deref().map(path));
     set("kek_file", args.kek_file.as_deref().map(path));
     set("log.format", args.log_format.clone());
@@ -33,12 +34,8 @@ fn flags(args: &ServeArgs, library: Option<&Path>) -> Flags {
     flags
 }
 
-pub(crate) fn run(
-    args: &ServeArgs,
-    library: Option<&Path>,
-    out: &mut impl Write,
-) -> Result<Outcome, Failure> {
-    let settings = Settings::read(Sources::of_process(args.config.as_deref(), flags(args, library))?)?;
+pub(crate) fn run(args: &ServeArgs, runtime: &RuntimeArgs, out: &mut impl Write) -> Result<Outcome, Failure> {
+    let settings = Settings::read(Sources::of_process(args.config.as_deref(), flags(args, runtime))?)?;
     if args.check_config {
         write!(out, "{}", settings.effective())?;
         return Ok(Outcome::Done);
@@ -128,6 +125,8 @@ fn lines(url: &str, token: &str, model: Option<&Path>) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use dandyroll_generator::onnx::ExecutionProvider;
+
     use super::*;
 
     #[test]
@@ -143,11 +142,15 @@ mod tests {
             log_format: Some("json".into()),
             log_filter: Some("warn".into()),
         };
-        let flags = flags(&args, Some(Path::new("lib.so")));
-        assert_eq!(flags.len(), 7);
+        let runtime = RuntimeArgs {
+            onnxruntime: Some("lib.so".into()),
+            execution_provider: Some(ExecutionProvider::Cuda { device: 1 }),
+        };
+        let flags = flags(&args, &runtime);
+        assert_eq!(flags.len(), 8);
         let settings = Settings::read(Sources { flags, ..Sources::none() }).unwrap();
         let shown = settings.effective();
-        assert_eq!(shown.matches("# flag").count(), 7, "{shown}");
+        assert_eq!(shown.matches("# flag").count(), 8, "{shown}");
     }
 
     #[test]

@@ -3,14 +3,13 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
 use std::io::Write;
-use std::path::Path;
 
 use dandyroll_generator::{LogitSource, NoDistribution, Prediction};
 use dandyroll_scheme::softmax::{exp, maximum};
 use dandyroll_scheme::{Nats, OutOfRange, Recipe, Seeding, TokenId};
 use serde_json::json;
 
-use crate::args::{RuleArg, ThresholdArgs};
+use crate::args::{RuleArg, RuntimeArgs, ThresholdArgs};
 use crate::corpus::each_text;
 use crate::failure::{Failure, Outcome};
 use crate::model;
@@ -390,7 +389,7 @@ fn svg(reading: &Reading, rows: &[Row], chosen: usize) -> String {
 /// Proposes τ, prints the table, writes picture and profile.
 pub(crate) fn run(
     args: &ThresholdArgs,
-    library: Option<&Path>,
+    runtime: &RuntimeArgs,
     out: &mut dyn Write,
 ) -> Result<Outcome, Failure> {
     let named = Named::find(&args.profile)?;
@@ -405,7 +404,7 @@ pub(crate) fn run(
         let what = "pairs are counted by whole windows, as seeding left does; this profile's is another";
         return Err(Failure::Usage(format!("--profile {}: {what}", args.profile)));
     }
-    let mut model = directory.load(library, args.threads)?;
+    let mut model = directory.load(runtime, args.threads)?;
     let reading = read(args, &recipe, &vocabulary, &mut model)?;
     let positions: usize = reading.documents.iter().map(Vec::len).sum();
     let gamma = recipe.gamma.effective();

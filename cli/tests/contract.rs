@@ -175,6 +175,19 @@ fn a_library_that_is_named_is_not_replaced() {
     assert!(ran.code == 2 && ran.err.contains("/nowhere/lib.so"), "{}", ran.err);
 }
 
+#[test]
+fn a_provider_that_is_named_is_not_replaced() {
+    let bench = Bench::new();
+    let model = fixture("model").to_str().unwrap().to_owned();
+    let with = |name| bench.run(&["--execution-provider", name, "model", "inspect", &model], b"");
+    let ran = with("gpu");
+    assert!(ran.code == 2 && ran.err.contains("cuda:1 for the second GPU"), "{}", ran.err);
+    // With a library that has it, and a GPU, the model is shown.
+    let ran = with("cuda");
+    assert!(ran.code == 0 || ran.code == 2 && ran.err.contains("cuda cannot be used with"), "{}", ran.err);
+    assert_eq!(with("cpu").code, 0);
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn a_full_standard_error_changes_nothing() {

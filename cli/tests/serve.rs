@@ -251,9 +251,11 @@ fn the_command_the_stream_and_a_job_say_the_same() {
 #[test]
 fn settings_are_checked_and_all_faults_told() {
     let bench = Bench::new();
-    let ran = bench.run(&["serve", "--check-config", "--listen", "127.0.0.1:1"], b"");
+    let typed = ["serve", "--check-config", "--listen", "127.0.0.1:1", "--execution-provider", "cuda:1"];
+    let ran = bench.run(&typed, b"");
     assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{}", ran.out);
     assert!(ran.out.contains("listen = \"127.0.0.1:1\" # flag"), "{}", ran.out);
+    assert!(ran.out.contains("execution_provider = \"cuda:1\" # flag"), "{}", ran.out);
     let file = bench.file("bad.toml", "[http]\nworkers = 0\nbody_timeout_ms = \"soon\"\n[data]\nx = 1\n");
     let ran = bench.run(&["serve", "--config", &file, "--listen", "here"], b"");
     assert_eq!(ran.code, 2);

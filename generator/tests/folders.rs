@@ -117,6 +117,23 @@ fn settings_of_another_vocabulary_are_refused() {
     }
 }
 
+/// The library that `x.py setup` fetches has no CUDA: that is said, and nothing is computed elsewhere instead. With one that
+/// has it, and a GPU, the model runs.
+#[test]
+fn a_provider_that_the_library_lacks_is_an_error() {
+    let provider = "cuda".parse().unwrap();
+    match OnnxModel::load(&fixture("gpt2"), &Options { provider, ..Options::new() }) {
+        Err(LoadError::Refused { reason, .. }) => {
+            assert!(
+                reason.starts_with("cuda cannot be used with ") && reason.contains("onnxruntime"),
+                "{reason}"
+            );
+        }
+        Err(other) => panic!("{other}"),
+        Ok(model) => assert!(!model.batches()),
+    }
+}
+
 /// What the parent runs in a process of its own, where no library can be found.
 #[test]
 #[ignore = "run by the test below, in a process without ONNX Runtime"]

@@ -1,7 +1,6 @@
 //! `dandyroll keys`: rings and versions.
 
 use std::io::Write;
-use std::path::Path;
 
 use dandyroll_server::audit::Subject;
 use dandyroll_server::keys::{Alias, ExportedKey, Kek, NewRing, Recorded, Ring, RingChange, Target, Version};
@@ -9,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::args::{Every, KeysCommand, VersionArgs};
 use super::{Desk, DeskError, write_new};
+use crate::args::RuntimeArgs;
 use crate::calibrate::{Trial, table};
 use crate::failure::{Failure, Outcome};
 use crate::keyfile;
@@ -57,7 +57,7 @@ async fn tell(
 pub(super) async fn run(
     desk: &Desk,
     command: KeysCommand,
-    library: Option<&Path>,
+    runtime: &RuntimeArgs,
     json: bool,
     out: &mut impl Write,
 ) -> Result<Outcome, Failure> {
@@ -78,7 +78,7 @@ pub(super) async fn run(
         }
         KeysCommand::Calibrate { of: VersionArgs { ring, version }, trial, mode } => {
             // Before anything is begun: a model may take a while to load.
-            let mut judges = Trial::open(&trial, &[mode], library)?;
+            let mut judges = Trial::open(&trial, &[mode], runtime)?;
             let work = async {
                 let key = keys.sub_key(&ring, version, &judges.family()).await?;
                 let report = judges.reports(&[key], &trial.corpora)?.pop();

@@ -21,6 +21,7 @@ use dandyroll_server::tokens::TokenError;
 use dandyroll_server::tool::Tool;
 
 use self::args::{AuditCommand, KeysCommand, StoreArgs, TokensCommand};
+use crate::args::RuntimeArgs;
 use crate::failure::{Failure, Outcome};
 use crate::terminal::say;
 
@@ -189,13 +190,13 @@ fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Fail
 pub(crate) fn keys(
     args: &StoreArgs,
     command: KeysCommand,
-    library: Option<&Path>,
+    runtime: &RuntimeArgs,
     out: &mut impl Write,
 ) -> Result<Outcome, Failure> {
     block_on(Box::pin(async {
         let desk = Desk::open(args).await?;
         // What was begun is ended and sealed, whether it succeeded or not.
-        let result = Box::pin(keys::run(&desk, command, library, args.json, out)).await;
+        let result = Box::pin(keys::run(&desk, command, runtime, args.json, out)).await;
         let left = desk.leave().await;
         let outcome = result?;
         left?;

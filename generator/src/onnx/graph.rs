@@ -7,13 +7,14 @@ use half::slice::HalfFloatSliceExt;
 use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::session::{Session, SessionInputValue, SessionOutputs};
-use ort::value::{DynTensor, DynValue, Tensor, TensorRef};
+use ort::value::{DynTensor, DynValue, DynValueTypeMarker, PrimitiveTensorElementType, Tensor, TensorRef};
 
 use super::batch::{Batch, Own};
 use super::inplace::Store;
+use super::provider::DeviceMemory;
 use super::runtime::Runtime;
 use super::signature::{self, Float, Input, Output, Signature, Slot};
-use super::{LoadError, ModelDirectory, Options};
+use super::{ExecutionProvider, LoadError, ModelDirectory, Options};
 use crate::SourceError;
 
 /// One graph, loaded.
@@ -21,6 +22,8 @@ pub(super) struct Graph {
     pub(super) file: PathBuf,
     pub(super) session: Session,
     pub(super) signature: Signature,
+    /// Where keys and values are left from step to step, if that is not the processor's memory.
+    pub(super) residence: Option<DeviceMemory>,
 }
 
 pub(super) fn engine(error: impl std::fmt::Display) -> SourceError {
@@ -34,11 +37,17 @@ impl Graph {
         runtime: &Runtime,
         options: &Options,
     ) -> Result<Self, LoadError> {
-        let refused = |reason: String| LoadError::Refused { file: file.to_owned(), reason };
+        let refused = |reason: String| {
+            let reason = match options.provider {
+                ExecutionProvider::Cpu => reason,
+                other => format!("{other} cannot be used with {}: {reason}", runtime.library().display()),
+            };
+            LoadError::Refused { file: file.to_owned(), reason }
+        };
         let mut builder = session(runtime, options).map_err(refused)?;
         let session = builder.commit_from_file(file).map_err(|error| refused(error.to_string()))?;
         let signature = signature::read(&session, file, directory.config(), false)?;
-        Ok(Self { file: file.to_owned(), session, signature })
+        Ok(Self { file: file.to_owned(), session, signature, residence: options.provider.residence() })
     }
 
     /// The graph as `rewrite` leaves it; `None` where that cannot be.
@@ -59,7 +68,8 @@ impl Graph {
         let session = session(runtime, options).ok()?.commit_from_memory(&rewritten).ok()?;
         let signature = signature::read(&session, file, directory.config(), fused).ok()?;
         let whole = signature.past.len() == signature.presents;
-        whole.then(|| Self { file: file.to_owned(), session, signature })
+        let residence = options.provider.residence();
+        whole.then(|| Self { file: file.to_owned(), session, signature, residence })
     }
 
     /// Runs a graph whose attention works in place: on each row's `count` tokens behind the ones in `store`,
@@ -119,14 +129,7 @@ impl Graph {
                     binding.bind_output(outlet.name(), tensor).map_err(engine)?;
                 }
                 Output::Logits | Output::Other => {
-                    let memory = MemoryInfo::new(
-                        AllocationDevice::CPU,
-                        0,
-                        AllocatorType::Device,
-                        MemoryType::CPUOutput,
-                    )
-                    .map_err(engine)?;
-                    binding.bind_output_to_device(outlet.name(), &memory).map_err(engine)?;
+                    binding.bind_output_to_device(outlet.name(), &cpu_output()?).map_err(engine)?;
                 }
             }
         }
@@ -137,38 +140,57 @@ impl Graph {
 
     /// Runs the graph, and gives its logits and its outputs `present.*` in the order of their slots.
     pub(super) fn run(&mut self, feed: &Feed<'_>) -> Result<(Logits, Vec<DynValue>), SourceError> {
-        let Self { session, signature, .. } = self;
+        let Self { session, signature, residence, .. } = self;
         let [rows, count] = feed.shape;
-        let tensor = |values, length: usize| {
-            TensorRef::from_array_view(([rows, length], values)).map_err(engine).map(SessionInputValue::from)
-        };
+        // A binding copies what is lent to it by way of a session of its own, and locks up: it gets tensors of its own.
+        let owns = residence.is_some();
         let (branch, keep) = ([feed.use_cache], [feed.keep]);
         let mut inputs: Vec<(&str, SessionInputValue<'_>)> = Vec::with_capacity(signature.inputs.len());
         for (name, input) in &signature.inputs {
             let value: SessionInputValue<'_> = match input {
-                Input::Ids => tensor(feed.ids, count)?,
-                Input::Positions => tensor(feed.positions, count)?,
-                Input::Mask => tensor(feed.mask, feed.mask.len() / rows.max(1))?,
-                Input::UseCache => {
-                    TensorRef::from_array_view(([1_usize], &branch[..])).map_err(engine)?.into()
-                }
-                Input::LogitsToKeep => {
-                    TensorRef::from_array_view(([0_usize; 0], &keep[..])).map_err(engine)?.into()
-                }
+                Input::Ids => lent(owns, [rows, count], feed.ids)?,
+                Input::Positions => lent(owns, [rows, count], feed.positions)?,
+                Input::Mask => lent(owns, [rows, feed.mask.len() / rows.max(1)], feed.mask)?,
+                Input::UseCache => lent(owns, [1], &branch)?,
+                Input::LogitsToKeep => lent(owns, [], &keep)?,
                 Input::Lengths | Input::Longest => return Err(engine("a graph in place is run otherwise")),
                 Input::Past(slot) => feed.past.input(*slot)?,
             };
             inputs.push((name.as_str(), value));
         }
-        let outputs: SessionOutputs<'_> = session.run(inputs).map_err(engine)?;
         let mut present = Vec::with_capacity(signature.presents);
         let mut logits = None;
-        for (role, (_, value)) in signature.outputs.iter().zip(outputs) {
-            match role {
-                Output::Logits => logits = Some(value),
-                Output::Present(slot) => present.push((*slot, value)),
-                Output::Other => {}
+        let mut take = |role: &Output, value: DynValue| match role {
+            Output::Logits => logits = Some(value),
+            Output::Present(slot) => present.push((*slot, value)),
+            Output::Other => {}
+        };
+        if let Some(residence) = residence {
+            let names: Vec<String> =
+                session.outputs().iter().map(|outlet| outlet.name().to_owned()).collect();
+            let mut binding = session.create_binding().map_err(engine)?;
+            for (name, value) in &inputs {
+                binding.bind_input::<DynValueTypeMarker, _>(*name, value).map_err(engine)?;
             }
+            for (role, name) in signature.outputs.iter().zip(&names) {
+                let memory = match role {
+                    Output::Present(_) => residence.memory().map_err(engine)?,
+                    Output::Logits | Output::Other => cpu_output()?,
+                };
+                binding.bind_output_to_device(name.as_str(), &memory).map_err(engine)?;
+            }
+            binding.synchronize_inputs().map_err(engine)?;
+            let mut outputs = session.run_binding(&binding).map_err(engine)?;
+            binding.synchronize_outputs().map_err(engine)?;
+            for (role, name) in signature.outputs.iter().zip(&names) {
+                take(
+                    role,
+                    outputs.remove(name.as_str()).ok_or_else(|| engine("an output did not come back"))?,
+                );
+            }
+        } else {
+            let outputs: SessionOutputs<'_> = session.run(inputs).map_err(engine)?;
+            signature.outputs.iter().zip(outputs).for_each(|(role, (_, value))| take(role, value));
         }
         if !present.is_sorted_by_key(|(slot, _)| *slot) {
             present.sort_by_key(|(slot, _)| *slot);
@@ -177,6 +199,24 @@ impl Graph {
         let value = logits.ok_or_else(|| engine("no logits came back"))?;
         Ok((Logits { value, float: signature.logits }, present))
     }
+}
+
+/// Values as an input: as they are, or a copy.
+fn lent<'v, const N: usize, T: PrimitiveTensorElementType + Clone + std::fmt::Debug + 'static>(
+    owns: bool,
+    shape: [usize; N],
+    values: &'v [T],
+) -> Result<SessionInputValue<'v>, SourceError> {
+    if owns {
+        Tensor::from_array((shape, values.to_vec())).map(SessionInputValue::from).map_err(engine)
+    } else {
+        TensorRef::from_array_view((shape, values)).map(SessionInputValue::from).map_err(engine)
+    }
+}
+
+/// The processor's memory.
+fn cpu_output() -> Result<MemoryInfo<'static>, SourceError> {
+    MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Device, MemoryType::CPUOutput).map_err(engine)
 }
 
 /// What a graph is run on.
@@ -228,7 +268,7 @@ const LARGEST_REWRITTEN: u64 = 1 << 29;
 
 fn session(runtime: &Runtime, options: &Options) -> Result<SessionBuilder, String> {
     let text = |error: ort::Error<SessionBuilder>| error.to_string();
-    Session::builder(runtime.environment())
+    let builder = Session::builder(runtime.environment())
         .map_err(|error| error.to_string())?
         .with_intra_threads(options.threads.get())
         .map_err(text)?
@@ -241,7 +281,8 @@ fn session(runtime: &Runtime, options: &Options) -> Result<SessionBuilder, Strin
         .with_inter_op_spinning(false)
         .map_err(text)?
         .with_log_level(ort::logging::LogLevel::Error)
-        .map_err(text)
+        .map_err(text)?;
+    options.provider.register(builder)
 }
 
 /// An output of logits, still where ONNX Runtime put it.

@@ -10,6 +10,7 @@ mod inplace;
 mod inspect;
 mod model;
 mod proto;
+mod provider;
 mod records;
 pub mod runtime;
 mod signature;
@@ -22,6 +23,7 @@ pub use directory::{GraphFiles, ModelDirectory};
 pub use error::LoadError;
 pub use inspect::{FileReport, GraphReport, Report, TensorReport, inspect};
 pub use model::{Batching, OnnxModel, OnnxSequence, Options};
+pub use provider::{ExecutionProvider, UnknownProvider};
 
 use std::path::Path;
 use std::sync::Arc;

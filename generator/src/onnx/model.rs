@@ -13,7 +13,7 @@ use super::graph::{Feed, Graph, Logits, Past, empty_cache, engine};
 use super::inplace::{self, Rows, Store};
 use super::runtime::{self, Runtime};
 use super::signature::{self, Float, Input, Signature, Slot};
-use super::{GraphFiles, LoadError, ModelDirectory};
+use super::{ExecutionProvider, GraphFiles, LoadError, ModelDirectory};
 use crate::{CacheCost, Limits, LogitSource, Row, SourceError};
 
 /// How a model is run.
@@ -21,6 +21,8 @@ use crate::{CacheCost, Limits, LogitSource, Row, SourceError};
 pub struct Options {
     /// Where to look for ONNX Runtime first; see [`runtime::load`].
     pub runtime: Option<PathBuf>,
+    /// What computes.
+    pub provider: ExecutionProvider,
     /// Threads that work on one operation. They do not spin while they wait.
     pub threads: NonZeroUsize,
     /// Positions computed in one run of a long input. Its logits take positions · width · 4 bytes.
@@ -42,13 +44,14 @@ pub enum Batching {
 }
 
 impl Options {
-    /// The library from its usual places, one thread, 128 positions a run, the best way to batch.
+    /// The library from its usual places, the processor, one thread, 128 positions a run, the best way to batch.
     ///
     /// Larger chunks are no faster (900 tokens of the fixture model: 137 ms in chunks of 128, 168 ms in chunks of
     /// 512), hold more logits, and keep others waiting longer.
     pub fn new() -> Self {
         let chunk = NonZeroUsize::MIN.saturating_add(127);
-        Self { runtime: None, threads: NonZeroUsize::MIN, chunk, batching: Batching::Best }
+        let provider = ExecutionProvider::Cpu;
+        Self { runtime: None, provider, threads: NonZeroUsize::MIN, chunk, batching: Batching::Best }
     }
 }
 
@@ -59,6 +62,7 @@ impl Default for Options {
 }
 
 /// How a decoder carries its past.
+#[expect(clippy::large_enum_variant, reason = "a model has one")]
 pub(super) enum Layout {
     /// It does not: every step runs the whole sequence.
     NoPast(Graph),
@@ -256,7 +260,8 @@ impl OnnxModel {
             next: 0,
             directory,
         };
-        if options.batching > Batching::OneByOne {
+        // Batches are laid out in the processor's memory.
+        if options.batching > Batching::OneByOne && options.provider == ExecutionProvider::Cpu {
             model.find_batches(options);
         }
         model.try_out()?;

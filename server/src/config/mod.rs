@@ -11,6 +11,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use dandyroll_generator::onnx::ExecutionProvider;
 use reader::Reader;
 pub use reader::{Faults, Flags, Source, Sources};
 use zeroize::Zeroizing;
@@ -131,6 +132,8 @@ pub struct ModelSettings {
     pub directory: Option<PathBuf>,
     /// The ONNX Runtime library.
     pub onnxruntime: Option<PathBuf>,
+    /// What the model is computed on.
+    pub execution_provider: ExecutionProvider,
     /// Background lists that profiles may name.
     pub background_lists: Vec<PathBuf>,
 }
@@ -235,6 +238,11 @@ impl Settings {
         let model = ModelSettings {
             directory: reader.optional_path("model.directory"),
             onnxruntime: reader.optional_path("model.onnxruntime"),
+            execution_provider: reader.parsed(
+                "model.execution_provider",
+                "cpu",
+                "cpu, cuda, or cuda:1 for the second GPU",
+            ),
             background_lists: reader.paths("model.background_lists"),
         };
         if model.directory.is_none() && !model.background_lists.is_empty() {
@@ -341,6 +349,7 @@ mod tests {
             ("DANDYROLL_HTTP_WORKERS", "0"),
             ("DANDYROLL_DATABASE_URL", "mysql://u:hunter2@h/d"),
             ("DANDYROLL_KEK_FILE", "/a"),
+            ("DANDYROLL_MODEL_EXECUTION_PROVIDER", "gpu"),
             ("DANDYROLL_PORT", "tcp://10.0.0.1:80"),
         ];
         let error = Settings::read(sources(toml, &environment, &[("http.listen", "here")])).unwrap_err();
@@ -353,6 +362,7 @@ mod tests {
             "http.workers (DANDYROLL_HTTP_WORKERS)",
             "http.listen (flag)",
             "database.url (DANDYROLL_DATABASE_URL)",
+            "model.execution_provider (DANDYROLL_MODEL_EXECUTION_PROVIDER): it is cpu, cuda",
         ] {
             assert!(text.contains(part), "{part:?} not in\n{text}");
         }

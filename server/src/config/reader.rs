@@ -331,6 +331,12 @@ impl Fallback for std::net::SocketAddr {
     }
 }
 
+impl Fallback for dandyroll_generator::onnx::ExecutionProvider {
+    fn fallback() -> Self {
+        Self::Cpu
+    }
+}
+
 impl Fallback for String {
     fn fallback() -> Self {
         Self::new()

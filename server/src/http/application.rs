@@ -248,7 +248,8 @@ pub struct Models {
 /// What the settings name.
 fn models(settings: &ModelSettings) -> Result<Models, StartError> {
     let Some(directory) = &settings.directory else { return Ok(Models::default()) };
-    let options = Options { runtime: settings.onnxruntime.clone(), ..Options::new() };
+    let (runtime, provider) = (settings.onnxruntime.clone(), settings.execution_provider);
+    let options = Options { runtime, provider, ..Options::new() };
     let model = Served::new(Arc::new(LoadedModel::load(None, directory, &options, EngineLimits::new())?));
     let mut tokenizer = model.tokenizer();
     for path in &settings.background_lists {
