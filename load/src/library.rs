@@ -207,7 +207,7 @@ impl Generated {
 
 /// Tokens of one text before it is the other's turn: long enough that what marking does to the processor's caches is
 /// mostly paid by the text that is marked.
-const TURN: usize = 8;
+pub const TURN: usize = 8;
 
 struct Writing {
     decoder: Decoder,
