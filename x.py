@@ -269,7 +269,8 @@ def load(arguments: list[str]) -> None:
 def speed(arguments: list[str]) -> None:
     library = str(setup())
     program = release("dandyroll-load") / "dandyroll-library"
-    run(program, "generate", "--out", "docs/performance/generation.json", *arguments, ORT_DYLIB_PATH=library)
+    for name, more in (("generation", []), ("generation-known", ["--known", "--warm", "0"])):
+        run(program, "generate", "--out", f"docs/performance/{name}.json", *more, *arguments, ORT_DYLIB_PATH=library)
     performance()
 
 

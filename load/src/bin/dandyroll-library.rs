@@ -34,6 +34,12 @@ enum Arguments {
         /// Rounds; each does everything once, in an order that turns about.
         #[arg(long, default_value_t = 15)]
         rounds: u32,
+        /// Texts of each prompt, of seeds of their own, before anything is measured: what a service has written before.
+        #[arg(long, default_value_t = 100)]
+        warm: u64,
+        /// Write the same texts in every round and once before: nothing about them is asked of the tokenizer any more.
+        #[arg(long)]
+        known: bool,
         #[arg(long, default_value = "target/load/generation.json")]
         out: PathBuf,
     },
@@ -105,15 +111,14 @@ struct Pair {
     besides_the_model: [Option<Spread>; 2],
 }
 
-/// Texts of each prompt before anything is measured.
-const WARM: u64 = 3;
-
 #[derive(Serialize)]
 struct Generation {
     #[serde(flatten)]
     origin: Origin,
     tokens: usize,
     rounds: u32,
+    warm: u64,
+    known: bool,
     /// Whether each text's ids were the same alone and among eight.
     same_ids: bool,
     pairs: Vec<Pair>,
@@ -147,7 +152,14 @@ impl Sum {
     }
 }
 
-fn generate(model: &Path, prompts: &Path, tokens: usize, rounds: u32, out: &Path) -> Result<(), Failure> {
+fn generate(
+    model: &Path,
+    prompts: &Path,
+    tokens: usize,
+    rounds: u32,
+    (warm, known): (u64, bool),
+    out: &Path,
+) -> Result<(), Failure> {
     let origin = Origin::now("dandyroll-library");
     let mut generating = Generating::open(model)?;
     let vocabulary = Arc::clone(generating.vocabulary());
@@ -161,13 +173,16 @@ fn generate(model: &Path, prompts: &Path, tokens: usize, rounds: u32, out: &Path
     let number = u64::try_from(prompts.len()).map_err(Failure::new)?;
     // Seeds that are not measured: answers about neighbours are remembered, as far as other texts have asked, as they are
     // in a service that runs.
-    for seed in 0..WARM {
+    for seed in 0..warm {
         generating.run(&order(u64::MAX / 2 + seed * number, prompts.len()))?;
+    }
+    if known {
+        generating.run(&order(0, prompts.len()))?;
     }
     let mut rates = [Rates::default(), Rates::default(), Rates::default(), Rates::default()];
     let mut same_ids = true;
     for round in 0..rounds {
-        let from = u64::from(round) * number;
+        let from = if known { 0 } else { u64::from(round) * number };
         let (mut unmarked, mut marked) = (Sum::default(), Sum::default());
         for (prompt, seed) in prompts.iter().zip(from..) {
             // Whoever goes first changes from text to text and from round to round.
@@ -219,7 +234,7 @@ fn generate(model: &Path, prompts: &Path, tokens: usize, rounds: u32, out: &Path
             eprintln!("  besides the model {:.1} and {:.1} µs a token", above.median, below.median);
         }
     }
-    write(out, &Generation { origin, tokens, rounds, same_ids, pairs })
+    write(out, &Generation { origin, tokens, rounds, warm, known, same_ids, pairs })
 }
 
 /// What compare.py asks for. Each but the first two is timed here, without the pipe between us.
@@ -415,8 +430,8 @@ fn hot(path: Hot, times: usize) -> Result<(), Failure> {
 
 fn main() -> ExitCode {
     let result = match Arguments::parse() {
-        Arguments::Generate { model, prompts, tokens, rounds, out } => {
-            generate(&model, &prompts, tokens, rounds, &out)
+        Arguments::Generate { model, prompts, tokens, rounds, warm, known, out } => {
+            generate(&model, &prompts, tokens, rounds, (warm, known), &out)
         }
         Arguments::Texts { tokenizer, corpus, tokens, texts, seconds, threads } => {
             detect_texts(&tokenizer, &corpus, tokens, texts, seconds, threads)
