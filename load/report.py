@@ -117,8 +117,12 @@ def absolute() -> str:
             found.append(f"{row['what'].removeprefix('marking a step, ')}: {row['our_seconds_on_core']['median'] * 1e6:.0f} µs "
                          f"({row['our_seconds_on_core']['lower'] * 1e6:.0f} – {row['our_seconds_on_core']['upper'] * 1e6:.0f}), "
                          f"the peer {row['peer_seconds_on_core']['median'] * 1e6:,.0f} µs")
+    alone = [f"{time(median)} at {name.removeprefix('a step, ').split('/')[0]}"
+             for name, (median, _, _) in (read("benches") or {"nanoseconds": {}})["nanoseconds"].items()
+             if name.endswith("/bias of a whole step, and a copy of the logits")]
+    bench = f" By `x.py bench`, later: {', '.join(alone)}." if alone else ""
     return ("The first row of the design is in microseconds, not a ratio: bias of a whole step and a copy of its logits, floor 60 µs at "
-            "V = 50 257 and 0.2 ms at 151 936. In the run above: " + "; ".join(found) + ".\n")
+            "V = 50 257 and 0.2 ms at 151 936. Beside the peers: " + "; ".join(found) + "." + bench + "\n")
 
 
 def picture(name: str, report: dict) -> None:
