@@ -94,6 +94,11 @@ pub fn resident_kib(process: u32) -> Option<u64> {
     kibibytes(field(&file(&format!("/proc/{process}/status"))?, "VmRSS")?)
 }
 
+/// The most memory that this program has had, in KiB; `None` where the system does not say.
+pub fn peak_kib() -> Option<u64> {
+    kibibytes(field(&file("/proc/self/status")?, "VmHWM")?)
+}
+
 /// Time that this thread has spent on a core; `None` where the system does not say. On a shared machine it varies
 /// far less than the clock on the wall.
 pub fn thread_time() -> Option<Duration> {
@@ -155,5 +160,11 @@ mod tests {
     fn a_process_knows_its_memory() {
         assert!(resident_kib(std::process::id()).unwrap() > 100);
         assert_eq!(resident_kib(u32::MAX), None);
+        let before = peak_kib().unwrap();
+        let block = vec![1_u8; 64 << 20];
+        assert!(
+            peak_kib().unwrap()
+                >= before.max(u64::try_from(std::hint::black_box(&block).len() >> 10).unwrap())
+        );
     }
 }

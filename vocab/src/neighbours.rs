@@ -35,7 +35,7 @@ pub struct Neighbours {
     /// Of each token, whether the tokenizer makes it of its own text: 0 is not known.
     alone: OnceLock<Box<[AtomicU8]>>,
     /// The token before, and two bits for each token of a [`GROUP`] that may follow; all 0 is nothing. What is known
-    /// of the groups after one token lies side by side: a step reads a few lines of memory, in order.
+    /// of the groups after one token lies side by side, so that a step reads memory in order.
     words: OnceLock<Box<[AtomicU64]>>,
 }
 

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use clap::{Parser, ValueEnum};
 use dandyroll_load::library::{Detecting, Generated, Generating, Marking, Order, decode_steps, keys};
-use dandyroll_load::machine::{Origin, thread_time, write};
+use dandyroll_load::machine::{Origin, peak_kib, thread_time, write};
 use dandyroll_load::mix::VARIANTS;
 use dandyroll_load::spread::Spread;
 use dandyroll_load::texts::default_corpora;
@@ -72,6 +72,9 @@ enum Arguments {
         path: Hot,
         #[arg(long, default_value_t = 1)]
         times: usize,
+        /// Say at the end the most memory that the program had.
+        #[arg(long)]
+        memory: bool,
     },
 }
 
@@ -437,7 +440,13 @@ fn main() -> ExitCode {
             detect_texts(&tokenizer, &corpus, tokens, texts, seconds, threads)
         }
         Arguments::Peer { model } => peer(&model),
-        Arguments::Hot { path, times } => hot(path, times),
+        Arguments::Hot { path, times, memory } => hot(path, times).and_then(|()| {
+            if memory {
+                let found = json!({ "peak_kib": peak_kib() });
+                writeln!(std::io::stdout().lock(), "{found}").map_err(Failure::new)?;
+            }
+            Ok(())
+        }),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
