@@ -15,6 +15,7 @@ mod load;
 mod neighbours;
 mod normalise;
 mod offsets;
+mod pairs;
 mod spelling;
 mod vocabulary;
 

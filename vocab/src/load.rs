@@ -6,6 +6,7 @@ use dandyroll_scheme::{Sha256Digest, TokenId};
 use serde_json::{Map, Value};
 
 use crate::error::LoadProblem;
+use crate::pairs::{Rules, Splitting, is_misread};
 use crate::spelling::{BLANK, Kind, Opening, Spelling, Surfaces};
 use crate::vocabulary::{Added, MAX_IDS, Vocabulary};
 
@@ -24,8 +25,9 @@ pub(crate) fn load(bytes: &[u8], digest: Sha256Digest) -> Result<Vocabulary, Loa
 
     let model = object(&file, "model")?;
     let tokens = tokens(model)?;
-    check_merges(model, &tokens)?;
+    let merges = merges(model, &tokens)?;
     check_added(&file)?;
+    check_words(&file)?;
     let (spelling, changes) = spelling(&file, model)?;
     check_bytes(&tokens, spelling)?;
 
@@ -47,6 +49,12 @@ pub(crate) fn load(bytes: &[u8], digest: Sha256Digest) -> Result<Vocabulary, Loa
         };
         pushed.ok_or_else(|| LoadProblem::NotATokenizer("its tokens have more than 4 GiB".into()))?;
     }
+    let splitting = file.get("pre_tokenizer").and_then(Splitting::read);
+    let rules = splitting.filter(|_| spelling == Spelling::ByteLevel).map(|splitting| Rules {
+        splitting,
+        merges,
+        ignore_merges: model.get("ignore_merges").and_then(Value::as_bool) == Some(true),
+    });
     let faithful = spelling == Spelling::ByteLevel
         && !changes
         && added.values().all(|token| !token.takes_left && !token.takes_right);
@@ -54,7 +62,7 @@ pub(crate) fn load(bytes: &[u8], digest: Sha256Digest) -> Result<Vocabulary, Loa
         tokens.iter().map(|(token, id)| ((*token).to_owned(), TokenId(*id))).collect();
     ids.extend(added.iter().map(|(id, token)| (token.form.clone(), *id)));
     let before = before_text(&processor, &ids)?;
-    Ok(Vocabulary { digest, tokenizer, spelling, surfaces, added, ids, faithful, before })
+    Ok(Vocabulary { digest, tokenizer, spelling, surfaces, added, ids, faithful, before, rules })
 }
 
 /// The special tokens that the post-processor puts before a single text: `<s>` for Llama, nothing for GPT-2.
@@ -165,24 +173,35 @@ fn tokens(model: &Object) -> Result<HashMap<&str, u32>, LoadProblem> {
     if tokens.is_empty() { Err(lacks("any token in `model.vocab`")) } else { Ok(tokens) }
 }
 
-/// Both halves of a merge and the whole must be tokens: the library trusts that.
-fn check_merges(model: &Object, tokens: &HashMap<&str, u32>) -> Result<(), LoadProblem> {
+/// Halves and wholes of the merges, all of which must be tokens: the library trusts that.
+fn merges(model: &Object, tokens: &HashMap<&str, u32>) -> Result<Vec<[u32; 3]>, LoadProblem> {
     let merges = model.get("merges").and_then(Value::as_array).ok_or_else(|| lacks("`model.merges`"))?;
-    let mut whole = String::new();
+    let mut read = Vec::with_capacity(merges.len());
     for (index, merge) in merges.iter().enumerate() {
-        whole.clear();
+        let token = |text: &str| {
+            tokens.get(text).copied().ok_or_else(|| LoadProblem::BadMerge { index, token: text.into() })
+        };
         let halves = merge.as_array().map(Vec::as_slice).unwrap_or_default();
-        for half in halves.iter().filter_map(Value::as_str) {
-            whole.push_str(half);
-            if !tokens.contains_key(half) {
-                return Err(LoadProblem::BadMerge { index, token: half.into() });
-            }
-        }
-        if !tokens.contains_key(whole.as_str()) {
-            return Err(LoadProblem::BadMerge { index, token: whole });
-        }
+        let [Value::String(left), Value::String(right)] = halves else {
+            return Err(LoadProblem::BadMerge { index, token: merge.to_string() });
+        };
+        read.push([token(left)?, token(right)?, token(&format!("{left}{right}"))?]);
     }
-    Ok(())
+    Ok(read)
+}
+
+/// Refuses a splitting into words that the library gets wrong: other ids than the model's own are another verdict.
+fn check_words(file: &Value) -> Result<(), LoadProblem> {
+    let mut parts = Vec::new();
+    flatten(file.get("pre_tokenizer").unwrap_or(&Value::Null), "pretokenizers", &mut parts);
+    let mut patterns = parts.iter().filter_map(|part| part.pointer("/pattern/Regex").and_then(Value::as_str));
+    match patterns.find(|pattern| is_misread(pattern)) {
+        Some(pattern) => {
+            let why = "the tokenizer library would split its digits by threes";
+            Err(unsupported("pre_tokenizer pattern", pattern, why))
+        }
+        None => Ok(()),
+    }
 }
 
 /// Two tokens that spell the same bytes would make decoding and lookups ambiguous in the library.
@@ -262,7 +281,7 @@ fn added(
 /// How the vocabulary spells text, and whether a normalizer may change text before it is encoded.
 fn spelling(file: &Value, model: &Object) -> Result<(Spelling, bool), LoadProblem> {
     let mut normalizers = Vec::new();
-    flatten(file.get("normalizer").unwrap_or(&Value::Null), &mut normalizers);
+    flatten(file.get("normalizer").unwrap_or(&Value::Null), "normalizers", &mut normalizers);
     if model.get("byte_level").and_then(Value::as_bool) == Some(true) {
         for normalizer in &normalizers {
             if type_of(normalizer) != "NFC" {
@@ -302,10 +321,11 @@ fn spelling(file: &Value, model: &Object) -> Result<(Spelling, bool), LoadProble
     Ok((Spelling::Pieces { byte_fallback, opening }, true))
 }
 
-fn flatten<'a>(normalizer: &'a Value, into: &mut Vec<&'a Value>) {
-    match normalizer.get("normalizers").and_then(Value::as_array) {
-        Some(members) => members.iter().for_each(|member| flatten(member, into)),
-        None if normalizer.is_null() => {}
-        None => into.push(normalizer),
+/// The members of a sequence, of those in it, too, or the part itself.
+fn flatten<'a>(part: &'a Value, members: &str, into: &mut Vec<&'a Value>) {
+    match part.get(members).and_then(Value::as_array) {
+        Some(parts) => parts.iter().for_each(|part| flatten(part, members, into)),
+        None if part.is_null() => {}
+        None => into.push(part),
     }
 }

@@ -48,7 +48,7 @@ impl Opening {
 
 /// The byte a character of the GPT-2 alphabet stands for: printable Latin-1 is itself, the other 68 bytes
 /// are U+0100 onwards in order.
-fn byte_of(c: char) -> Option<u8> {
+pub(crate) fn byte_of(c: char) -> Option<u8> {
     let code = u32::from(c);
     let printable = |code: u32| matches!(code, 0x21..=0x7E | 0xA1..=0xAC | 0xAE..=0xFF);
     if printable(code) {

@@ -11,6 +11,7 @@ use tokenizers::pipeline::PipelineTokenizer;
 
 use crate::encoding::Encoding;
 use crate::error::{LoadProblem, VocabError};
+use crate::pairs::Rules;
 use crate::spelling::{Opening, Spelling, Surfaces};
 
 /// Ids are below this: sixteen times the largest vocabulary in use, so that a damaged file cannot make
@@ -55,6 +56,8 @@ pub struct Vocabulary {
     pub(crate) faithful: bool,
     /// Special tokens before a single text.
     pub(crate) before: Vec<TokenId>,
+    /// Words and merges, if they are of a kind that is known here.
+    pub(crate) rules: Option<Rules>,
 }
 
 impl std::fmt::Debug for Vocabulary {

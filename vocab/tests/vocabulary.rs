@@ -196,6 +196,22 @@ fn damaged_tokenizers_are_refused_by_name() {
         problem(with("/added_tokens/0", word)),
         LoadProblem::UnsupportedPart { part: "added token", .. }
     ));
+    // The library reads these as `\p{N}{1,3}`.
+    for (digits, refused) in
+        [(r"\p{N}{1,2}", true), (r"\p{N}+", true), (r"\p{N}{1,3}", false), (r"\p{N}", false)]
+    {
+        let pattern = [
+            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|",
+            digits,
+            r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+        ];
+        let byte_level = json!({ "type": "ByteLevel", "add_prefix_space": false, "use_regex": false });
+        let split = json!({ "type": "Split", "pattern": { "Regex": pattern.concat() }, "behavior": "Isolated", "invert": false });
+        let found =
+            with("/pre_tokenizer", json!({ "type": "Sequence", "pretokenizers": [split, byte_level] }));
+        let part = found.err().map(|error| error.to_string());
+        assert_eq!(part.as_ref().is_some_and(|error| error.contains(digits)), refused, "{part:?}");
+    }
     // 0xFF cannot occur in text, but 'a' can.
     let mut file = small();
     file["model"]["vocab"].as_object_mut().unwrap().remove("c");
