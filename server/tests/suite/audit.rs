@@ -19,6 +19,7 @@ on_both!(
     lists_go_on_by_cursor,
     outputs_are_found_by_their_keyed_hash,
     two_servers_seal_one_chain,
+    a_round_of_sealing_is_one_epoch_however_much_is_written_meanwhile,
     evidence_convinces_a_third_party_and_no_edit_does,
     a_database_that_contradicts_its_checkpoints_is_not_sealed,
     a_cancelled_completion_still_ends,
@@ -170,6 +171,28 @@ async fn two_servers_seal_one_chain(place: Place) {
         assert!(report.is_clean(), "{:#?}", report.findings);
         assert!(report.checkpoints >= 5 && report.sealed >= 60 && report.unsealed == 0, "{report:?}");
     }
+}
+
+async fn a_round_of_sealing_is_one_epoch_however_much_is_written_meanwhile(place: Place) {
+    let node = place.node("a").await;
+    let before = verify(node.store(), None).await.unwrap().epochs;
+    let mut writing = tokio::task::JoinSet::new();
+    for _ in 0..4 {
+        let node = node.clone();
+        writing.spawn(async move {
+            loop {
+                operate(&node, 1).await;
+            }
+        });
+    }
+    for _ in 0..8 {
+        operate(&node, 1).await;
+        node.seal().await.unwrap();
+    }
+    writing.shutdown().await;
+    let report = verify(node.store(), None).await.unwrap();
+    assert!(report.is_clean(), "{:#?}", report.findings);
+    assert_eq!(report.epochs - before, 8, "{report:?}");
 }
 
 async fn export(place: &Place, node: &Node, from: Timestamp, to: Timestamp) -> (Vec<u8>, evidence::Exported) {
