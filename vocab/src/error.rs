@@ -107,10 +107,10 @@ pub enum LoadProblem {
     /// A model whose tokens do not spell the text, such as `WordPiece` or `Unigram`.
     #[error("the tokenizer's model is {0}; offsets can be given for BPE only")]
     UnsupportedModel(String),
-    /// A part that changes the text in a way offsets cannot follow.
+    /// A part that changes the text in a way offsets cannot follow, or that the tokenizer library gets wrong.
     #[error("the tokenizer's {part} {name} is not supported: {why}")]
     UnsupportedPart {
-        /// `normalizer`, `model`, `added token`.
+        /// `normalizer`, `model option`, `added token`, `pre_tokenizer pattern`.
         part: &'static str,
         /// Its name in the file.
         name: String,

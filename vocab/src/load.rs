@@ -6,7 +6,7 @@ use dandyroll_scheme::{Sha256Digest, TokenId};
 use serde_json::{Map, Value};
 
 use crate::error::LoadProblem;
-use crate::pairs::{Rules, Splitting, is_misread};
+use crate::pairs::{Merge, Rules, Splitting, is_misread, pattern};
 use crate::spelling::{BLANK, Kind, Opening, Spelling, Surfaces};
 use crate::vocabulary::{Added, MAX_IDS, Vocabulary};
 
@@ -33,6 +33,7 @@ pub(crate) fn load(bytes: &[u8], digest: Sha256Digest) -> Result<Vocabulary, Loa
 
     let tokenizer =
         tokenizers::from_json(&file.to_string()).map_err(|error| LoadProblem::Library(error.to_string()))?;
+    check_numbers(&file, &tokens)?;
     let added = added(&file, &tokenizer)?;
 
     let mut names: BTreeMap<u32, &str> = tokens.iter().map(|(token, id)| (*id, *token)).collect();
@@ -50,10 +51,20 @@ pub(crate) fn load(bytes: &[u8], digest: Sha256Digest) -> Result<Vocabulary, Loa
         pushed.ok_or_else(|| LoadProblem::NotATokenizer("its tokens have more than 4 GiB".into()))?;
     }
     let splitting = file.get("pre_tokenizer").and_then(Splitting::read);
+    let ignore_merges = model.get("ignore_merges").and_then(Value::as_bool) == Some(true);
+    let shadowed = || {
+        let shadowed = tokens.iter().filter(|(_, id)| added.contains_key(&TokenId(**id)));
+        let bytes = shadowed.map(|(token, _)| {
+            let mut bytes = Vec::new();
+            spelling.spell(token, &mut bytes);
+            bytes.into()
+        });
+        bytes.collect()
+    };
     let rules = splitting.filter(|_| spelling == Spelling::ByteLevel).map(|splitting| Rules {
         splitting,
         merges,
-        ignore_merges: model.get("ignore_merges").and_then(Value::as_bool) == Some(true),
+        whole_words: ignore_merges.then(shadowed),
     });
     let faithful = spelling == Spelling::ByteLevel
         && !changes
@@ -173,29 +184,33 @@ fn tokens(model: &Object) -> Result<HashMap<&str, u32>, LoadProblem> {
     if tokens.is_empty() { Err(lacks("any token in `model.vocab`")) } else { Ok(tokens) }
 }
 
-/// Halves and wholes of the merges, all of which must be tokens: the library trusts that.
-fn merges(model: &Object, tokens: &HashMap<&str, u32>) -> Result<Vec<[u32; 3]>, LoadProblem> {
+/// The merges. Halves and wholes must be tokens: the library trusts that.
+fn merges(model: &Object, tokens: &HashMap<&str, u32>) -> Result<Vec<Merge>, LoadProblem> {
     let merges = model.get("merges").and_then(Value::as_array).ok_or_else(|| lacks("`model.merges`"))?;
-    let mut read = Vec::with_capacity(merges.len());
-    for (index, merge) in merges.iter().enumerate() {
+    let mut whole = String::new();
+    let read = |(index, merge): (usize, &Value)| {
+        let [Value::String(left), Value::String(right)] =
+            merge.as_array().map(Vec::as_slice).unwrap_or_default()
+        else {
+            return Err(LoadProblem::NotATokenizer(format!("merge {index} is no pair of tokens")));
+        };
         let token = |text: &str| {
-            tokens.get(text).copied().ok_or_else(|| LoadProblem::BadMerge { index, token: text.into() })
+            let found = tokens.get(text).copied().map(TokenId);
+            found.ok_or_else(|| LoadProblem::BadMerge { index, token: text.into() })
         };
-        let halves = merge.as_array().map(Vec::as_slice).unwrap_or_default();
-        let [Value::String(left), Value::String(right)] = halves else {
-            return Err(LoadProblem::BadMerge { index, token: merge.to_string() });
-        };
-        read.push([token(left)?, token(right)?, token(&format!("{left}{right}"))?]);
-    }
-    Ok(read)
+        whole.clear();
+        whole.push_str(left);
+        whole.push_str(right);
+        Ok(Merge { left: token(left)?, right: token(right)?, whole: token(&whole)? })
+    };
+    merges.iter().enumerate().map(read).collect()
 }
 
 /// Refuses a splitting into words that the library gets wrong: other ids than the model's own are another verdict.
 fn check_words(file: &Value) -> Result<(), LoadProblem> {
     let mut parts = Vec::new();
     flatten(file.get("pre_tokenizer").unwrap_or(&Value::Null), "pretokenizers", &mut parts);
-    let mut patterns = parts.iter().filter_map(|part| part.pointer("/pattern/Regex").and_then(Value::as_str));
-    match patterns.find(|pattern| is_misread(pattern)) {
+    match parts.iter().filter_map(|part| pattern(part)).find(|pattern| is_misread(pattern)) {
         Some(pattern) => {
             let why = "the tokenizer library would split its digits by threes";
             Err(unsupported("pre_tokenizer pattern", pattern, why))
@@ -238,6 +253,22 @@ fn check_added(file: &Value) -> Result<(), LoadProblem> {
         if single_word && !content.starts_with(|c: char| c.is_ascii()) {
             // The library resumes its search one byte, not one character, behind a refused match.
             return Err(unsupported("added token", content, "`single_word` needs an ASCII first character"));
+        }
+    }
+    Ok(())
+}
+
+/// An added token may be one of the model's, but not have the number of another.
+fn check_numbers(file: &Value, tokens: &HashMap<&str, u32>) -> Result<(), LoadProblem> {
+    let owners: HashMap<u32, &str> = tokens.iter().map(|(token, id)| (*id, *token)).collect();
+    for entry in added_entries(file)? {
+        let content = entry.get("content").and_then(Value::as_str).unwrap_or_default();
+        let id = id(content, entry.get("id"))?;
+        match owners.get(&id) {
+            Some(owner) if *owner != content => {
+                return Err(LoadProblem::DuplicateId { id, first: (*owner).into(), second: content.into() });
+            }
+            _ => {}
         }
     }
     Ok(())
@@ -323,7 +354,7 @@ fn spelling(file: &Value, model: &Object) -> Result<(Spelling, bool), LoadProble
 
 /// The members of a sequence, of those in it, too, or the part itself.
 fn flatten<'a>(part: &'a Value, members: &str, into: &mut Vec<&'a Value>) {
-    match part.get(members).and_then(Value::as_array) {
+    match part.get(members).and_then(Value::as_array).filter(|_| type_of(part) == "Sequence") {
         Some(parts) => parts.iter().for_each(|part| flatten(part, members, into)),
         None if part.is_null() => {}
         None => into.push(part),

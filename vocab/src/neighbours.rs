@@ -135,8 +135,7 @@ fn home(last: TokenId) -> u32 {
 const _: () = assert!(MAX_IDS / GROUP < SLOTS);
 
 impl Neighbours {
-    /// Reads the merges (a fifth of a second for 150 000 tokens). What is remembered of answers is made at the first
-    /// question.
+    /// Looks at every token's merges once. What is remembered of answers is made at the first question.
     pub fn of(vocabulary: Arc<Vocabulary>) -> Self {
         let pairs = Pairs::of(&vocabulary);
         Self { vocabulary, pairs, alone: OnceLock::new(), words: OnceLock::new() }
@@ -227,13 +226,20 @@ impl Neighbours {
 
 /// Whether the tokenizer makes these tokens of their own text. `None` for parts of a character, which cannot be asked
 /// about alone.
-pub(crate) fn made(vocabulary: &Vocabulary, ids: &[TokenId], spelled: &mut Vec<u8>) -> Option<bool> {
+fn made(vocabulary: &Vocabulary, ids: &[TokenId], spelled: &mut Vec<u8>) -> Option<bool> {
     spelled.clear();
     for id in ids {
         spelled.extend_from_slice(vocabulary.token_bytes(*id)?);
     }
     let text = std::str::from_utf8(spelled).ok()?;
     Some(vocabulary.encode_ids(text).is_ok_and(|own| own == ids))
+}
+
+/// What the tokenizer says of two neighbours, without a memory and whatever their merges say.
+#[cfg(test)]
+pub(crate) fn asked(vocabulary: &Vocabulary, last: TokenId, next: TokenId) -> bool {
+    let made = |ids: &[TokenId]| made(vocabulary, ids, &mut Vec::new());
+    made(&[last]) != Some(true) || made(&[next]) != Some(true) || made(&[last, next]) != Some(false)
 }
 
 #[cfg(test)]
@@ -352,13 +358,6 @@ mod tests {
     fn shared() -> Arc<Vocabulary> {
         static SHARED: OnceLock<Arc<Vocabulary>> = OnceLock::new();
         Arc::clone(SHARED.get_or_init(vocabulary))
-    }
-
-    /// What the tokenizer says, without a memory and whatever its merges say.
-    fn asked(vocabulary: &Arc<Vocabulary>, last: TokenId, next: TokenId) -> bool {
-        made(vocabulary, &[last], &mut Vec::new()) != Some(true)
-            || made(vocabulary, &[next], &mut Vec::new()) != Some(true)
-            || made(vocabulary, &[last, next], &mut Vec::new()) != Some(false)
     }
 
     /// Of a flat distribution the smallest numbers are asked about, no more than so many, and of those the marked ones.

@@ -173,6 +173,8 @@ fn damaged_tokenizers_are_refused_by_name() {
     }
     let duplicate = problem(with("/model/vocab/ab", json!(97)));
     assert!(matches!(duplicate, LoadProblem::DuplicateId { id: 97, .. }), "{duplicate}");
+    let taken = problem(with("/added_tokens/0/id", json!(98)));
+    assert!(matches!(taken, LoadProblem::DuplicateId { id: 98, .. }), "{taken}");
     // The library would cut a slice out of range on this one.
     let long = problem(with("/model/merges", json!([["a", "b"], ["ab", "ab"]])));
     assert_eq!(long, LoadProblem::BadMerge { index: 1, token: "abab".into() });
