@@ -215,7 +215,7 @@ def time(nanoseconds: float) -> str:
 
 def peaks(report: dict) -> str:
     rows = [[name, "–" if kib is None else f"{kib / 1024:.0f} MiB"] for name, kib in report.get("peak_kib", {}).items()]
-    return f"\nThe most memory that `dandyroll-library hot` had, each done twenty times:\n\n{table(['what', 'peak'], rows)}\n" if rows else ""
+    return f"\nThe most memory that `dandyroll-library hot` had; what is done is done twenty times:\n\n{table(['what', 'peak'], rows)}\n" if rows else ""
 
 
 def benches() -> str:
@@ -267,7 +267,7 @@ Arrivals are Poisson at a fixed mean, whatever the answers do. Latency counts fr
 {flames()}
 ## What the limit is
 
-The fixture model is small (six thousand tokens, a few million parameters; a step of it takes less than four milliseconds), so that a step's own work is visible beside it: beside a model that is ten times slower, what marking costs is a tenth. {of_a_step("generation", "new texts after 800 others")}{of_a_step("generation-known", "texts that were written before")}Most of the difference is the check of likely tokens against the tokenizer, and most of that the pairs that were not met before: each is a short text that the tokenizer reads. (A build without the check gave 0.998 once, on texts that were written before.) The next step is to answer for a pair from the merges alone (Vieira et al. 2025), or to ask only about tokens on which the draw depends.
+The fixture model is small (six thousand tokens, a few million parameters; a step of it takes less than four milliseconds), so that a step's own work is visible beside it: beside a model that is ten times slower, what marking costs is a tenth. {of_a_step("generation", "new texts after 800 others")}{of_a_step("generation-known", "texts that were written before")}What marking adds is the words of the whole vocabulary, the entropy that a gate would read, the gathering of likely tokens and what is known of them as neighbours; answers about new pairs come from the merges alone (`vocab/src/pairs.rs`), where each was a text that the tokenizer reads before (111 µs more than an unmarked token, at commit dc0ac9a). The next step is to pass over the logits once for the largest, the entropy and the likely tokens together.
 
 A single text over HTTP is two durable rows of the audit and one request: of the service's processor time (samples by perf, 30 November) detection had a tenth, SQLite's thread two fifths and the HTTP workers three tenths; a floor of 0.3 would leave some 55 µs for all of it. The two commits of a request cost about as much as detection in 64 texts does, which is why a batch or stream of 64 lies where it does and one of 1 024 above it; what is left there is JSON, the copies that go with it, and caches that detection shares with them. Text-in detection beside the bare encoder is bounded by the keyed words of the distinct pairs and by normalising, which the encoder alone does not do.
 """
