@@ -123,15 +123,20 @@ impl Marking {
     }
 }
 
+/// What decoding knows of a vocabulary, made once for many texts; it has met no neighbours yet.
+pub fn lexicon(vocabulary: &Arc<Vocabulary>) -> Lexicon {
+    Lexicon::new(Arc::clone(vocabulary), None, &[])
+}
+
 /// A decoding loop without a model: entropy, mark, temperature, draw, text.
-pub fn decode_steps(vocabulary: &Arc<Vocabulary>, steps: usize, marked: bool) -> Result<usize, Failure> {
-    let lexicon = Lexicon::new(Arc::clone(vocabulary), None, &[]);
+pub fn decode_steps(lexicon: &Lexicon, steps: usize, marked: bool) -> Result<usize, Failure> {
+    let vocabulary = lexicon.vocabulary();
     let width = vocabulary.size();
     let marker =
         if marked { Some(Arc::new(Marker::new(&master(), &profile(vocabulary.digest())?))) } else { None };
     let request = Request { marker, ..Request::new(vec![TokenId(5)], Sampling::plain(1), steps) };
     let limits = dandyroll_generator::Limits { width, context: steps + 2 };
-    let mut decoder = Decoder::new(request, &lexicon, limits).map_err(Failure::new)?;
+    let mut decoder = Decoder::new(request, lexicon, limits).map_err(Failure::new)?;
     let raw = logits(width);
     while !decoder.is_finished() {
         decoder.accept(&raw).map_err(Failure::new)?;
@@ -392,6 +397,6 @@ mod tests {
     fn decoding_without_a_model_takes_its_steps() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/model");
         let vocabulary = Arc::new(Vocabulary::open(folder.join("tokenizer.json")).unwrap());
-        assert_eq!(decode_steps(&vocabulary, 5, true).unwrap(), 5);
+        assert_eq!(decode_steps(&lexicon(&vocabulary), 5, true).unwrap(), 5);
     }
 }

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use clap::{Parser, ValueEnum};
-use dandyroll_load::library::{Detecting, Generated, Generating, Marking, Order, decode_steps, keys};
+use dandyroll_load::library::{
+    Detecting, Generated, Generating, Marking, Order, decode_steps, keys, lexicon,
+};
 use dandyroll_load::machine::{Origin, peak_kib, thread_time, write};
 use dandyroll_load::mix::VARIANTS;
 use dandyroll_load::spread::Spread;
@@ -425,7 +427,7 @@ fn hot(path: Hot, times: usize) -> Result<(), Failure> {
             }
         }
         Hot::Step => {
-            std::hint::black_box(decode_steps(&vocabulary, times, true)?);
+            std::hint::black_box(decode_steps(&lexicon(&vocabulary), times, true)?);
         }
     }
     Ok(())
