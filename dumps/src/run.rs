@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use crate::batch::{Batch, Body, Reader, Record};
 use crate::columns::Columns;
 use crate::delimited::Delimited;
-use crate::fault::{Fault, FaultKind, Place};
+use crate::fault::{Fault, FaultKind, Place, shown};
 use crate::field::{self, DocumentId, Field};
 use crate::inputs::{Format, Shard, Source};
 use crate::judge::{Judge, Scratch};
@@ -174,16 +174,6 @@ pub enum RunError {
     /// Threads could not be started, or one ended early.
     #[error("the pipeline broke: {0}")]
     Pipeline(String),
-}
-
-/// A place for people.
-pub(crate) fn shown(place: &Place) -> String {
-    match (place.line, place.row, place.byte) {
-        (Some(line), _, _) => format!(", line {line}"),
-        (None, Some(row), _) => format!(", row {row}"),
-        (None, None, Some(byte)) => format!(", byte {byte}"),
-        (None, None, None) => String::new(),
-    }
 }
 
 /// Bounds the bytes in flight.
