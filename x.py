@@ -248,11 +248,11 @@ def threshold(library: str) -> None:
         raise Failed(f"exit code {code}: dandyroll profiles propose-threshold")
 
 
-def release(*packages: str) -> Path:
+def release(*packages: str, profile: str = "release") -> Path:
     """The folder of programs; each package built alone, as `cargo run` would build it."""
     for package in packages:
-        run("cargo", "build", "--quiet", "--release", "--locked", "-p", package)
-    return ROOT / "target" / "release"
+        run("cargo", "build", "--quiet", "--profile", profile, "--locked", "-p", package)
+    return ROOT / "target" / profile
 
 
 def performance() -> None:
@@ -341,7 +341,7 @@ def bench() -> None:
 
 def flames() -> None:
     """Where the time of detection and of a marked step goes: a picture each, by processor time."""
-    program = release("dandyroll-load") / "dandyroll-library"
+    program = release("dandyroll-load", profile="profiling") / "dandyroll-library"
     tools = ROOT / "target" / "tools"
     found = shutil.which("inferno-flamegraph") or tools / "bin" / "inferno-flamegraph"
     if not Path(found).exists():
