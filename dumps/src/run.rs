@@ -690,6 +690,33 @@ fn plan<'a>(
 /// Judges every document of `shards` and writes the results.
 ///
 /// Results, their order and their bytes do not depend on `threads`, `memory` or interruptions.
+///
+/// ```
+/// use std::error::Error;
+/// use std::num::NonZeroUsize;
+/// use std::path::{Path, PathBuf};
+///
+/// use dandyroll_dumps::{Existing, Judge, Options, Progress, ResultFormat, Sink, run, shards};
+///
+/// /// Judges all documents of a folder; how many there were, and how many carry a mark.
+/// fn judge_all(judge: &Judge, folder: PathBuf, results: &Path) -> Result<(u64, u64), Box<dyn Error>> {
+///     let shards = shards(&[folder], None, None, Some(results))?;
+///     let options = Options {
+///         text: "text".parse()?,
+///         id: None,
+///         format: ResultFormat::Jsonl,
+///         attribute: "dandyroll".into(),
+///         only_detected: false,
+///         strict: false,
+///         existing: Existing::Resume,
+///         max_document: 8 << 20,
+///         memory: 256 << 20,
+///         threads: NonZeroUsize::MIN,
+///     };
+///     let summary = run(judge, &shards, &options, Sink::Folder(results), &Progress::default())?;
+///     Ok((summary.tally.documents, summary.tally.detected))
+/// }
+/// ```
 pub fn run(
     judge: &Judge,
     shards: &[Shard],

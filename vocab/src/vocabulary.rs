@@ -25,6 +25,18 @@ pub(crate) struct Added {
 }
 
 /// A tokenizer: text to ids with offsets, and back. Shared by reference between threads.
+///
+/// ```
+/// use dandyroll_vocab::Vocabulary;
+///
+/// let vocabulary = Vocabulary::open("../fixtures/model/tokenizer.json")?;
+/// let text = "import os\n";
+/// let encoding = vocabulary.encode(text)?;
+/// let pieces: Vec<&str> = encoding.byte_ranges().map(|range| &text[range]).collect();
+/// assert_eq!(pieces, ["import", " os", "\n"]);
+/// assert_eq!(vocabulary.decode(encoding.ids())?, text);
+/// # Ok::<(), dandyroll_vocab::VocabError>(())
+/// ```
 pub struct Vocabulary {
     pub(crate) digest: Sha256Digest,
     pub(crate) tokenizer: PipelineTokenizer,
