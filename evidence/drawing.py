@@ -23,10 +23,17 @@ def save(figure: plt.Figure, name: str) -> None:
     plt.close(figure)
 
 
+# A longer table is folded, so that a page can be read without it.
+LONGEST_OPEN = 12
+
+
 def table(header: list[str], rows: Iterable[list[str]]) -> str:
+    rows = list(rows)
     lines = ["| " + " | ".join(header) + " |", "| " + " | ".join("---" for _ in header) + " |"]
-    lines += ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join(lines)
+    text = "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+    if len(rows) <= LONGEST_OPEN:
+        return text
+    return f"<details>\n<summary>Table of {len(rows)} rows: {', '.join(header)}</summary>\n\n{text}\n\n</details>"
 
 
 def sci(value: float) -> str:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 
 from drawing import FOLDER, ROOT, plt, save, sci, table
+from opening import opening
 from parsing import parsed_share
 from robustness import modes_section, retoken_section, robust_section, threshold_section, widths_section
 
@@ -411,6 +412,8 @@ def at_equal_power(deltas: list[float], curve: list[dict], target: float, unmark
 
 def main() -> None:
     body = f"""# Evidence
+
+{opening()}
 
 Every figure here is made by one command, `python3 x.py evidence`, from the fixture model and human texts: the held-out
 ones in `fixtures/`, and code and README files that are on the machine (`evidence/human.py`: Python's standard library, our

@@ -38,9 +38,51 @@ def ratio(spread: dict | None) -> str:
     return "not measured" if spread is None else f"{number(spread['median'])} ({number(spread['lower'])} – {number(spread['upper'])})"
 
 
+# A longer table is folded, so that the page can be read without it.
+LONGEST_OPEN = 12
+
+
 def table(head: list[str], rows: list[list[str]]) -> str:
     lines = ["| " + " | ".join(head) + " |", "| " + " | ".join("---" for _ in head) + " |"]
-    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+    text = "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+    if len(rows) <= LONGEST_OPEN:
+        return text
+    return f"<details>\n<summary>Table of {len(rows)} rows: {', '.join(head)}</summary>\n\n{text}\n\n</details>"
+
+
+def claims() -> str:
+    """What the page concludes, as far as it was measured."""
+    found = []
+    benches, generation, peers, library, detect = (read(name) for name in ("benches", "generation", "peers", "library", "detect"))
+    text = "a text of 300 tokens/text in, verdict out"
+    if benches and text in benches["nanoseconds"]:
+        megabyte = benches["nanoseconds"]["a document of 1 MiB, one key, h = 2/normalise, tokenise, detect"][0]
+        found.append(f"**Detection is fast.** A text of 300 tokens takes {time(benches['nanoseconds'][text][0])} on one core, a document of 1 MiB "
+                     f"{time(megabyte)}. ([more](#each-stage-alone))")
+    marked = next((pair for pair in (generation or {"pairs": []})["pairs"] if pair["what"].startswith("marked")), None)
+    if marked:
+        best = (marked.get("ratio_on_core") or marked["ratio"])["median"]
+        found.append(f"**Marking costs little.** Beside the small fixture model, marked text is written at {best:.1%} of the speed of unmarked text. "
+                     "([more](#what-the-limit-is))")
+    rows = {(row["what"], row["peer"]): row for row in (peers or {"rows": []})["rows"]}
+    beside = [(peer, row) for (what, peer), row in rows.items() if what.startswith("generation, marked, eight together")]
+    step = next((row for (what, _), row in rows.items() if what.startswith("marking a step")), None)
+    if beside and step:
+        peer, row = beside[0]
+        of = lambda row: (row.get("ratio_on_core") or row["ratio"])["median"]  # noqa: E731
+        found.append(f"**It is faster than its peers.** Marking a step is {of(step):.0f} times as fast as in `transformers`. Eight marked texts together "
+                     f"are written {of(row):.0f} times as fast as by {peer.replace(', one text at a time', ' one at a time')}. "
+                     "([more](#against-floor-and-aim))")
+    if detect:
+        overload = next(phase for phase in detect["phases"] if phase["name"] == "twice saturation")["all"]
+        found.append(f"**Overload stays orderly.** At twice what it can do, the service still judges {overload['accepted_per_second']:,.0f} texts a second, "
+                     f"half of them within {overload['latency']['p50_ms']:.0f} ms. It refuses the rest, and memory stays flat. ([more](#under-load))")
+    if library:
+        ratios = library.get("ratios_on_core") or library["ratios"]
+        single, batch = ratios["single"]["median"], ratios["batch of 1024"]["median"]
+        found.append(f"**Single texts over HTTP are the weak point.** They reach {single:.1%} of the library's speed, because each is written to the audit "
+                     f"on disk. Batches of 1,024 reach {batch:.0%}. ([more](#what-the-limit-is))")
+    return "\n".join(f"{i}. {claim}" for i, claim in enumerate(found, 1))
 
 
 def origin(report: dict) -> str:
@@ -238,6 +280,10 @@ def main() -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     rows, sources = rows_of_design()
     text = f"""# Performance
+
+{claims()}
+
+![Single texts under load: latency, answers and memory, second by second](performance/detect.svg)
 
 Written by `python3 x.py performance` from the result files in [performance/](performance/), which the commands below make. Do not edit.
 

@@ -1,5 +1,7 @@
 //! What can be typed: the arguments of every command, before anything is looked up or checked.
 
+pub(crate) mod store;
+
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
@@ -7,7 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use dandyroll_generator::onnx::{ExecutionProvider, Options};
 
-use crate::desk::args::{AuditCommand, KeysCommand, StoreArgs, TokensCommand};
+use self::store::{AuditCommand, KeysCommand, StoreArgs, TokensCommand};
 
 /// Mark the text and code language models write, and find the marks again.
 #[derive(Debug, Parser)]

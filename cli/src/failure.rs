@@ -1,6 +1,7 @@
 //! What ends a command early, and the one place where exit codes are decided.
 
 use std::io;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use dandyroll_detector::DetectError;
@@ -9,9 +10,16 @@ use dandyroll_files::background::ListError;
 use dandyroll_generator::onnx::LoadError;
 use dandyroll_generator::{GenerateError, RequestError, ScoreError};
 use dandyroll_scheme::OutOfRange;
+use dandyroll_server::audit::AuditError;
+use dandyroll_server::audit::evidence::EvidenceError;
 use dandyroll_server::config::Faults;
 use dandyroll_server::first::FirstError;
 use dandyroll_server::http::StartError;
+use dandyroll_server::keys::{KekError, KeyError};
+use dandyroll_server::node::NodeError;
+use dandyroll_server::place::PlaceError;
+use dandyroll_server::store::StoreError;
+use dandyroll_server::tokens::TokenError;
 use dandyroll_vocab::VocabError;
 
 use crate::corpus::CorpusError;
@@ -74,18 +82,68 @@ pub(crate) enum Failure {
     )]
     TooLongForModel { tokens: usize, most: usize },
     #[error(transparent)]
-    Desk(#[from] crate::desk::DeskError),
+    Desk(#[from] DeskError),
     #[error("{0}")]
     Usage(String),
     #[error("cannot write the output: {0}")]
     Output(#[from] io::Error),
     #[error("cannot write {path}: {source}")]
-    File { path: std::path::PathBuf, source: io::Error },
+    File { path: PathBuf, source: io::Error },
 }
 
 impl From<CorpusError> for Failure {
     fn from(error: CorpusError) -> Self {
         Self::Corpus(Box::new(error))
+    }
+}
+
+/// Why work at a store did not happen.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DeskError {
+    #[error(transparent)]
+    Place(#[from] PlaceError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    #[error(transparent)]
+    Kek(#[from] KekError),
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    #[error(transparent)]
+    Audit(#[from] AuditError),
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    #[error(transparent)]
+    Evidence(#[from] EvidenceError),
+    #[error("the file {path} with the database's address: {what}")]
+    Url { path: PathBuf, what: String },
+    #[error("{0} is not UTF-8")]
+    Variable(&'static str),
+    /// What is done away from the store, in the middle of an operation.
+    #[error(transparent)]
+    Work(Box<Failure>),
+}
+
+impl From<Failure> for DeskError {
+    fn from(failure: Failure) -> Self {
+        Self::Work(Box::new(failure))
+    }
+}
+
+impl DeskError {
+    /// Whether what was asked for, not the machine or the store, is why nothing happened.
+    pub(crate) fn is_refusal(&self) -> bool {
+        match self {
+            Self::Key(error) => error.is_refusal(),
+            Self::Token(error) => !matches!(error, TokenError::Store(_) | TokenError::Random(_)),
+            Self::Audit(error) => {
+                matches!(error, AuditError::NothingToAccept | AuditError::NotRestored(_) | AuditError::Reason)
+            }
+            // Texts, tokenizers, models and profiles that were given.
+            Self::Work(_) => true,
+            _ => false,
+        }
     }
 }
 

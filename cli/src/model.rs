@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
 
+use dandyroll_generator::chat;
 use dandyroll_generator::onnx::{
     self, GraphReport, ModelDirectory, OnnxModel, OnnxSequence, Options, TensorReport,
 };
@@ -172,6 +173,7 @@ pub(crate) fn inspect(
     let options = runtime.options();
     let report = onnx::inspect(directory, &options)?;
     let vocabulary = Directory::open(directory)?.vocabulary;
+    let has_chat_template = chat::Source::find(directory).is_ok_and(|source| source.is_some());
     let eos: Vec<u32> = report.eos.iter().map(|id| id.0).collect();
     if as_json {
         let tensor = |t: &TensorReport| json!({"name": t.name, "element": t.element, "shape": t.shape});
@@ -197,7 +199,7 @@ pub(crate) fn inspect(
             "context": report.context,
             "bos": report.bos.map(|id| id.0),
             "eos": eos,
-            "chat_template": report.has_chat_template,
+            "chat_template": has_chat_template,
             "model_sha256": report.model_sha256.to_string(),
             "tokenizer_sha256": report.tokenizer_sha256.to_string(),
             "onnxruntime": report.runtime,
@@ -224,7 +226,7 @@ pub(crate) fn inspect(
         ("vocabulary", format!("{} tokens, {} logits", vocabulary.size(), report.width)),
         ("context", format!("{} tokens", report.context)),
         ("begin, end", format!("{}, {eos:?}", report.bos.map_or_else(|| "none".into(), |id| id.to_string()))),
-        ("chat template", if report.has_chat_template { "yes" } else { "no" }.into()),
+        ("chat template", if has_chat_template { "yes" } else { "no" }.into()),
         ("model", report.model_sha256.to_string()),
         ("tokenizer", report.tokenizer_sha256.to_string()),
         ("runtime", report.runtime.display().to_string()),

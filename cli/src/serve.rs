@@ -11,7 +11,7 @@ use dandyroll_server::telemetry::log;
 use dandyroll_server::tokens::Token;
 
 use crate::args::{RuntimeArgs, ServeArgs};
-use crate::failure::{Failure, Outcome};
+use crate::failure::{DeskError, Failure, Outcome};
 
 /// What was typed, as settings.
 fn flags(args: &ServeArgs, runtime: &RuntimeArgs) -> Flags {
@@ -54,7 +54,7 @@ async fn serve(settings: &Settings, out: &mut impl Write) -> Result<Outcome, Fai
     }
     let token = first::administrator(&node).await?;
     // What was just made works as soon as it is printed.
-    node.refresh().await.map_err(crate::desk::DeskError::from)?;
+    node.refresh().await.map_err(DeskError::from)?;
     let url = format!("http://{}", application.address());
     let stopper = application.stopper();
     let signals = tokio::spawn(async move {

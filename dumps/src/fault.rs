@@ -71,6 +71,17 @@ pub struct Place {
     pub byte: Option<u64>,
 }
 
+/// A place for people.
+#[cfg(feature = "pipeline")]
+pub(crate) fn shown(place: &Place) -> String {
+    match (place.line, place.row, place.byte) {
+        (Some(line), _, _) => format!(", line {line}"),
+        (None, Some(row), _) => format!(", row {row}"),
+        (None, None, Some(byte)) => format!(", byte {byte}"),
+        (None, None, None) => String::new(),
+    }
+}
+
 /// A schema's names of columns for a reason, if they look like names, else how many there are.
 #[cfg(feature = "pipeline")]
 pub(crate) fn columns(names: &[String]) -> String {

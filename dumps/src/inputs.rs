@@ -6,6 +6,9 @@ use std::path::{Component, Path, PathBuf};
 use crate::stream::Compression;
 use crate::texts::TextFile;
 
+/// How the names of markers end: files beside results that say that these are whole, and never inputs.
+pub const MARKER_ENDING: &str = ".done.json";
+
 /// How documents lie in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
@@ -165,7 +168,7 @@ fn absolute(path: &Path) -> Result<PathBuf, InputsError> {
 
 /// Files of ours in a results folder, and what hides.
 fn ours(name: &str) -> bool {
-    name.starts_with('.') || name.ends_with(crate::marker::ENDING)
+    name.starts_with('.') || name.ends_with(MARKER_ENDING)
 }
 
 impl Search<'_> {

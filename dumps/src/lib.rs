@@ -52,10 +52,8 @@ pub use fault::{Fault, FaultKind, Place};
 #[cfg(feature = "pipeline")]
 pub use field::{DocumentId, Field, FieldError};
 #[cfg(feature = "pipeline")]
-pub use inputs::{Format, InputsError, Part, Shard, shards};
+pub use inputs::{Format, InputsError, MARKER_ENDING, Part, Shard, shards};
 pub use judge::{Judge, Judged, Judgement, Passage, Scratch, Wanted};
-#[cfg(feature = "pipeline")]
-pub use marker::ENDING as MARKER_ENDING;
 #[cfg(feature = "pipeline")]
 pub use output::ResultFormat;
 #[cfg(feature = "pipeline")]

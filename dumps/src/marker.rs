@@ -8,12 +8,9 @@ use std::time::UNIX_EPOCH;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::inputs::{Format, Shard};
+use crate::inputs::{Format, MARKER_ENDING, Shard};
 use crate::stream::wide;
 use crate::tally::Tally;
-
-/// How the names of markers end: files beside results that say that these are whole.
-pub const ENDING: &str = ".done.json";
 
 const FORMAT: &str = "dandyroll-shard-1";
 
@@ -133,7 +130,7 @@ impl Settings {
 /// Where the marker of a result lies.
 pub(crate) fn path_of(result: &Path) -> PathBuf {
     let mut path = result.as_os_str().to_owned();
-    path.push(ENDING);
+    path.push(MARKER_ENDING);
     path.into()
 }
 

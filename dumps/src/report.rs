@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::fault::{Fault, Place};
+use crate::fault::{Fault, Place, shown};
 use crate::judge::Judge;
 use crate::output::write_whole;
 use crate::tally::{HISTOGRAM_BINS, Tally};
@@ -299,7 +299,7 @@ fn page(summary: &Summary, judge: &Judge, rate: f64) -> String {
                     html,
                     "<tr><td><code>{}</code>{}</td><td>{}: {}</td></tr>",
                     escaped(&example.file),
-                    crate::run::shown(&example.place),
+                    shown(&example.place),
                     example.kind,
                     escaped(&example.reason)
                 );

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use crate::batch::{Batch, Body, Reader, Record};
 use crate::columns::Columns;
 use crate::delimited::Delimited;
-use crate::fault::{Fault, FaultKind, Place};
+use crate::fault::{Fault, FaultKind, Place, shown};
 use crate::field::{self, DocumentId, Field};
 use crate::inputs::{Format, Shard, Source};
 use crate::judge::{Judge, Scratch};
@@ -174,16 +174,6 @@ pub enum RunError {
     /// Threads could not be started, or one ended early.
     #[error("the pipeline broke: {0}")]
     Pipeline(String),
-}
-
-/// A place for people.
-pub(crate) fn shown(place: &Place) -> String {
-    match (place.line, place.row, place.byte) {
-        (Some(line), _, _) => format!(", line {line}"),
-        (None, Some(row), _) => format!(", row {row}"),
-        (None, None, Some(byte)) => format!(", byte {byte}"),
-        (None, None, None) => String::new(),
-    }
 }
 
 /// Bounds the bytes in flight.
@@ -700,6 +690,33 @@ fn plan<'a>(
 /// Judges every document of `shards` and writes the results.
 ///
 /// Results, their order and their bytes do not depend on `threads`, `memory` or interruptions.
+///
+/// ```
+/// use std::error::Error;
+/// use std::num::NonZeroUsize;
+/// use std::path::{Path, PathBuf};
+///
+/// use dandyroll_dumps::{Existing, Judge, Options, Progress, ResultFormat, Sink, run, shards};
+///
+/// /// Judges all documents of a folder; how many there were, and how many carry a mark.
+/// fn judge_all(judge: &Judge, folder: PathBuf, results: &Path) -> Result<(u64, u64), Box<dyn Error>> {
+///     let shards = shards(&[folder], None, None, Some(results))?;
+///     let options = Options {
+///         text: "text".parse()?,
+///         id: None,
+///         format: ResultFormat::Jsonl,
+///         attribute: "dandyroll".into(),
+///         only_detected: false,
+///         strict: false,
+///         existing: Existing::Resume,
+///         max_document: 8 << 20,
+///         memory: 256 << 20,
+///         threads: NonZeroUsize::MIN,
+///     };
+///     let summary = run(judge, &shards, &options, Sink::Folder(results), &Progress::default())?;
+///     Ok((summary.tally.documents, summary.tally.detected))
+/// }
+/// ```
 pub fn run(
     judge: &Judge,
     shards: &[Shard],

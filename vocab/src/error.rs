@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use dandyroll_scheme::{Sha256Digest, TokenId};
 
-use crate::vocabulary::{MAX_IDS, MAX_TEXT_BYTES};
+use crate::limits::{MAX_IDS, MAX_TEXT_BYTES};
 
 /// Why a text, a list of ids or a tokenizer could not be used.
 #[derive(Debug, thiserror::Error)]

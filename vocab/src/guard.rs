@@ -6,7 +6,8 @@ use dandyroll_scheme::TokenId;
 use tokenizers::pipeline::{EncodeOptions, Override, PipelineToken};
 
 use crate::error::VocabError;
-use crate::vocabulary::{MAX_TEXT_BYTES, Vocabulary};
+use crate::limits::MAX_TEXT_BYTES;
+use crate::vocabulary::Vocabulary;
 
 /// A special token as it may stand in a text.
 struct Form {

@@ -1,18 +1,67 @@
 //! Reads a `tokenizer.json`, checking everything offsets rest on before the library sees it.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
 
 use dandyroll_scheme::{Sha256Digest, TokenId};
 use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
 
-use crate::error::LoadProblem;
+use crate::error::{LoadProblem, VocabError};
+use crate::limits::MAX_IDS;
 use crate::pairs::{Merge, Rules, Splitting, is_misread, pattern};
 use crate::spelling::{BLANK, Kind, Opening, Spelling, Surfaces};
-use crate::vocabulary::{Added, MAX_IDS, Vocabulary};
+use crate::vocabulary::{Added, Vocabulary};
 
 type Object = Map<String, Value>;
 
-pub(crate) fn load(bytes: &[u8], digest: Sha256Digest) -> Result<Vocabulary, LoadProblem> {
+/// The largest file that is read as a tokenizer, in bytes (the largest in use have about 35 million).
+const MAX_FILE_BYTES: u64 = 1 << 28;
+
+fn read(path: &Path) -> Result<Vec<u8>, VocabError> {
+    let failed = |source| VocabError::Read { path: path.to_path_buf(), source };
+    let mut bytes = Vec::new();
+    File::open(path).map_err(failed)?.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if u64::try_from(bytes.len()).is_ok_and(|length| length <= MAX_FILE_BYTES) {
+        Ok(bytes)
+    } else {
+        let problem = LoadProblem::TooLarge { limit: MAX_FILE_BYTES };
+        Err(VocabError::Load { origin: path.display().to_string(), problem })
+    }
+}
+
+fn digest(bytes: &[u8]) -> Sha256Digest {
+    Sha256Digest(Sha256::digest(bytes).into())
+}
+
+impl Vocabulary {
+    /// Reads a `tokenizer.json`, of any version.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, VocabError> {
+        let path = path.as_ref();
+        Self::from_bytes(&read(path)?, &path.display().to_string())
+    }
+
+    /// Reads a `tokenizer.json` and refuses, before looking into it, any other file than the one whose
+    /// bytes have this SHA-256.
+    pub fn open_pinned(path: impl AsRef<Path>, expected: Sha256Digest) -> Result<Self, VocabError> {
+        let path = path.as_ref();
+        let bytes = read(path)?;
+        let actual = digest(&bytes);
+        if actual != expected {
+            return Err(VocabError::DigestMismatch { path: path.to_path_buf(), expected, actual });
+        }
+        Self::from_bytes(&bytes, &path.display().to_string())
+    }
+
+    /// Reads a `tokenizer.json` from memory; `origin` names it in errors.
+    pub fn from_bytes(bytes: &[u8], origin: &str) -> Result<Self, VocabError> {
+        load(bytes, digest(bytes)).map_err(|problem| VocabError::Load { origin: origin.into(), problem })
+    }
+}
+
+fn load(bytes: &[u8], digest: Sha256Digest) -> Result<Vocabulary, LoadProblem> {
     let mut file: Value = serde_json::from_slice(bytes).map_err(|error| LoadProblem::Json {
         line: error.line(),
         column: error.column(),

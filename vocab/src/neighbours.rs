@@ -13,8 +13,8 @@ use dandyroll_scheme::TokenId;
 use dandyroll_scheme::softmax::maximum;
 
 use crate::Vocabulary;
+use crate::limits::MAX_IDS;
 use crate::pairs::Pairs;
-use crate::vocabulary::MAX_IDS;
 
 /// Words of answers, 8 MiB of them: a new one takes the place of an old one that falls on the same slot.
 const SLOTS: u32 = 1 << 20;

@@ -115,6 +115,13 @@ pub struct Place {
 /// `dandyroll generate` says how many pairs a detector can score. Never a false alarm, because human
 /// text passes through the same function and other tokens are again independent of the key. Keeping these
 /// characters instead would let one unseen character between every two letters erase every pair.
+///
+/// ```
+/// let normalised = dandyroll_vocab::normalise("one\u{200b} two\r\n");
+/// assert_eq!(normalised.text(), "one two\n");
+/// // "two" stands at other bytes in the text as it came.
+/// assert_eq!(&normalised.source()[normalised.source_range(4..7)], "two");
+/// ```
 pub fn normalise(source: &str) -> Normalised<'_> {
     let mut work = Work {
         source,

@@ -1,33 +1,14 @@
 //! A tokenizer pinned by the SHA-256 of its file.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::Read;
-use std::path::Path;
 
 use dandyroll_scheme::{Sha256Digest, TokenId};
-use sha2::{Digest, Sha256};
 use tokenizers::pipeline::PipelineTokenizer;
 
 use crate::encoding::Encoding;
-use crate::error::{LoadProblem, VocabError};
+use crate::error::VocabError;
 use crate::pairs::Rules;
 use crate::spelling::{Opening, Spelling, Surfaces};
-
-/// Ids are below this: sixteen times the largest vocabulary in use, so that a damaged file cannot make
-/// tables of gigabytes.
-pub const MAX_IDS: u32 = 1 << 22;
-
-/// The longest text that is encoded at once, in bytes: 64 MiB.
-///
-/// Time grows as n log n at worst, but a text that is one unbroken word costs the tokenizer 45 bytes of
-/// working memory a byte (measured: 2.1 GB at 50 MB of one letter), prose about 8. The library keeps that
-/// memory, for each thread, as long as the [`Vocabulary`] lives: a server bounds what it takes in far
-/// lower than this.
-pub const MAX_TEXT_BYTES: usize = 1 << 26;
-
-/// The largest file that is read as a tokenizer, in bytes (the largest in use have about 35 million).
-const MAX_FILE_BYTES: u64 = 1 << 28;
 
 /// An added token: taken out of the text as a whole before the model sees the rest.
 #[derive(Clone, Debug)]
@@ -44,6 +25,18 @@ pub(crate) struct Added {
 }
 
 /// A tokenizer: text to ids with offsets, and back. Shared by reference between threads.
+///
+/// ```
+/// use dandyroll_vocab::Vocabulary;
+///
+/// let vocabulary = Vocabulary::open("../fixtures/model/tokenizer.json")?;
+/// let text = "import os\n";
+/// let encoding = vocabulary.encode(text)?;
+/// let pieces: Vec<&str> = encoding.byte_ranges().map(|range| &text[range]).collect();
+/// assert_eq!(pieces, ["import", " os", "\n"]);
+/// assert_eq!(vocabulary.decode(encoding.ids())?, text);
+/// # Ok::<(), dandyroll_vocab::VocabError>(())
+/// ```
 pub struct Vocabulary {
     pub(crate) digest: Sha256Digest,
     pub(crate) tokenizer: PipelineTokenizer,
@@ -70,47 +63,7 @@ impl std::fmt::Debug for Vocabulary {
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, VocabError> {
-    let failed = |source| VocabError::Read { path: path.to_path_buf(), source };
-    let mut bytes = Vec::new();
-    File::open(path).map_err(failed)?.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
-    if u64::try_from(bytes.len()).is_ok_and(|length| length <= MAX_FILE_BYTES) {
-        Ok(bytes)
-    } else {
-        let problem = LoadProblem::TooLarge { limit: MAX_FILE_BYTES };
-        Err(VocabError::Load { origin: path.display().to_string(), problem })
-    }
-}
-
-fn digest(bytes: &[u8]) -> Sha256Digest {
-    Sha256Digest(Sha256::digest(bytes).into())
-}
-
 impl Vocabulary {
-    /// Reads a `tokenizer.json`, of any version.
-    pub fn open(path: impl AsRef<Path>) -> Result<Self, VocabError> {
-        let path = path.as_ref();
-        Self::from_bytes(&read(path)?, &path.display().to_string())
-    }
-
-    /// Reads a `tokenizer.json` and refuses, before looking into it, any other file than the one whose
-    /// bytes have this SHA-256.
-    pub fn open_pinned(path: impl AsRef<Path>, expected: Sha256Digest) -> Result<Self, VocabError> {
-        let path = path.as_ref();
-        let bytes = read(path)?;
-        let actual = digest(&bytes);
-        if actual != expected {
-            return Err(VocabError::DigestMismatch { path: path.to_path_buf(), expected, actual });
-        }
-        Self::from_bytes(&bytes, &path.display().to_string())
-    }
-
-    /// Reads a `tokenizer.json` from memory; `origin` names it in errors.
-    pub fn from_bytes(bytes: &[u8], origin: &str) -> Result<Self, VocabError> {
-        crate::load::load(bytes, digest(bytes))
-            .map_err(|problem| VocabError::Load { origin: origin.into(), problem })
-    }
-
     /// SHA-256 of the file, byte for byte.
     pub fn digest(&self) -> Sha256Digest {
         self.digest

@@ -9,9 +9,9 @@ use dandyroll_server::place::DataFolder;
 use dandyroll_server::store::Store;
 use serde_json::json;
 
-use super::args::{AuditCommand, CheckpointArgs, StoreArgs};
-use super::{Desk, DeskError, settings, write_new};
-use crate::failure::{Failure, Outcome};
+use super::{Desk, settings, write_new};
+use crate::args::store::{AuditCommand, CheckpointArgs, StoreArgs};
+use crate::failure::{DeskError, Failure, Outcome};
 
 fn signed_file(data: &DataFolder, args: &CheckpointArgs) -> Result<(PathBuf, PublicKey), DeskError> {
     let path = args.checkpoints.clone().unwrap_or_else(|| data.checkpoint_path());

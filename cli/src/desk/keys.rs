@@ -6,11 +6,11 @@ use dandyroll_server::audit::Subject;
 use dandyroll_server::keys::{Alias, ExportedKey, Kek, NewRing, Recorded, Ring, RingChange, Target, Version};
 use serde_json::{Value, json};
 
-use super::args::{Every, KeysCommand, VersionArgs};
-use super::{Desk, DeskError, write_new};
+use super::{Desk, write_new};
 use crate::args::RuntimeArgs;
+use crate::args::store::{Every, KeysCommand, VersionArgs};
 use crate::calibrate::{Trial, table};
-use crate::failure::{Failure, Outcome};
+use crate::failure::{DeskError, Failure, Outcome};
 use crate::keyfile;
 use crate::terminal::say;
 

@@ -1,6 +1,5 @@
 //! Work at a store beside its servers: keys, tokens, audit. Every operation is written down like a server's.
 
-pub(crate) mod args;
 mod audit;
 mod keys;
 mod tokens;
@@ -11,74 +10,22 @@ use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use dandyroll_server::audit::evidence::EvidenceError;
 use dandyroll_server::audit::{AuditError, Completion, Detail, Intent, Outcome as Ended, Subject};
-use dandyroll_server::keys::{Kek, KekError, KekRing, KeyError};
+use dandyroll_server::keys::{Kek, KekRing};
 use dandyroll_server::node::NodeError;
-use dandyroll_server::place::{DataFolder, PlaceError, kek};
-use dandyroll_server::store::{Store, StoreError, StoreSettings};
-use dandyroll_server::tokens::TokenError;
+use dandyroll_server::place::{DataFolder, kek};
+use dandyroll_server::store::{Store, StoreSettings};
 use dandyroll_server::tool::Tool;
 
-use self::args::{AuditCommand, KeysCommand, StoreArgs, TokensCommand};
 use crate::args::RuntimeArgs;
-use crate::failure::{Failure, Outcome};
+use crate::args::store::{AuditCommand, KeysCommand, StoreArgs, TokensCommand};
+use crate::failure::{DeskError, Failure, Outcome};
 use crate::terminal::say;
 
 /// Names the address of the database; a variable and a file only, because it may hold a password.
 const URL: &str = "DANDYROLL_DATABASE_URL";
 /// An address has some hundred bytes; more is something else given by mistake.
 const MAX_URL_BYTES: usize = 16 * 1024;
-
-/// Why work at a store did not happen.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum DeskError {
-    #[error(transparent)]
-    Place(#[from] PlaceError),
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    #[error(transparent)]
-    Key(#[from] KeyError),
-    #[error(transparent)]
-    Kek(#[from] KekError),
-    #[error(transparent)]
-    Token(#[from] TokenError),
-    #[error(transparent)]
-    Audit(#[from] AuditError),
-    #[error(transparent)]
-    Node(#[from] NodeError),
-    #[error(transparent)]
-    Evidence(#[from] EvidenceError),
-    #[error("the file {path} with the database's address: {what}")]
-    Url { path: std::path::PathBuf, what: String },
-    #[error("{0} is not UTF-8")]
-    Variable(&'static str),
-    /// What is done away from the store, in the middle of an operation.
-    #[error(transparent)]
-    Work(Box<Failure>),
-}
-
-impl From<Failure> for DeskError {
-    fn from(failure: Failure) -> Self {
-        Self::Work(Box::new(failure))
-    }
-}
-
-impl DeskError {
-    /// Whether what was asked for, not the machine or the store, is why nothing happened.
-    fn is_refusal(&self) -> bool {
-        match self {
-            Self::Key(error) => error.is_refusal(),
-            Self::Token(error) => !matches!(error, TokenError::Store(_) | TokenError::Random(_)),
-            Self::Audit(error) => {
-                matches!(error, AuditError::NothingToAccept | AuditError::NotRestored(_) | AuditError::Reason)
-            }
-            // Texts, tokenizers, models and profiles that were given.
-            Self::Work(_) => true,
-            _ => false,
-        }
-    }
-}
 
 /// What a command works at.
 struct Desk {

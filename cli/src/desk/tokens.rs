@@ -8,7 +8,7 @@ use dandyroll_server::tokens::{Grant, RateLimit, TokenInfo};
 use serde_json::{Value, json};
 
 use super::Desk;
-use super::args::TokensCommand;
+use crate::args::store::TokensCommand;
 use crate::failure::{Failure, Outcome};
 
 pub(super) async fn run(

@@ -9,7 +9,6 @@ use sha2::{Digest, Sha256};
 
 use super::config::{Config, GenerationTokens};
 use super::{LoadError, proto};
-use crate::chat;
 
 /// Graph names in the order they are looked for, in the folder itself and then in `onnx/`.
 const WHOLE: [&str; 2] = ["model.onnx", "decoder_model_merged.onnx"];
@@ -73,7 +72,6 @@ pub struct ModelDirectory {
     producer: String,
     config: Config,
     generation: GenerationTokens,
-    has_chat_template: bool,
 }
 
 impl ModelDirectory {
@@ -93,7 +91,6 @@ impl ModelDirectory {
         if !path.join("tokenizer.json").is_file() {
             return Err(LoadError::MissingFile(path.join("tokenizer.json")));
         }
-        let has_chat_template = chat::Source::find(path).is_ok_and(|source| source.is_some());
         let (mut data, mut producer) = (Vec::new(), String::new());
         for graph in graphs.paths() {
             let outline = proto::outline(graph)?;
@@ -104,7 +101,7 @@ impl ModelDirectory {
         }
         data.sort();
         data.dedup();
-        Ok(Self { path: path.to_owned(), graphs, data, producer, config, generation, has_chat_template })
+        Ok(Self { path: path.to_owned(), graphs, data, producer, config, generation })
     }
 
     /// The folder.
@@ -135,11 +132,6 @@ impl ModelDirectory {
     /// `generation_config.json`; all fields empty if there is none.
     pub fn generation(&self) -> &GenerationTokens {
         &self.generation
-    }
-
-    /// Whether there is a chat template; [`crate::chat::ChatTemplate::open`] reads it.
-    pub fn has_chat_template(&self) -> bool {
-        self.has_chat_template
     }
 
     /// `tokenizer.json`.

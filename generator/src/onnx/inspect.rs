@@ -71,8 +71,6 @@ pub struct Report {
     pub bos: Option<TokenId>,
     /// The tokens that end one.
     pub eos: Vec<TokenId>,
-    /// Whether a chat template was found.
-    pub has_chat_template: bool,
     /// SHA-256 that names the model; see [`super::ModelDirectory::model_sha256`].
     pub model_sha256: Sha256Digest,
     /// SHA-256 of `tokenizer.json`.
@@ -136,7 +134,6 @@ pub fn inspect(path: &Path, options: &Options) -> Result<Report, LoadError> {
         chunks: model.chunks_after_past(),
         bos: directory.bos(),
         eos: directory.eos().to_vec(),
-        has_chat_template: directory.has_chat_template(),
         model_sha256: directory.model_sha256()?,
         tokenizer_sha256: directory.tokenizer_sha256()?,
         runtime: model.runtime().library().to_owned(),

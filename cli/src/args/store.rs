@@ -11,7 +11,7 @@ use dandyroll_server::keys::{Alias, Version};
 use dandyroll_server::place::DataFolder;
 use dandyroll_server::tokens::{Policy, Scope, TokenId};
 
-use crate::args::{ModeArg, TrialArgs};
+use super::{ModeArg, TrialArgs};
 
 /// Which store, and how to answer.
 #[derive(Debug, Args)]
