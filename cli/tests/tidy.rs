@@ -19,8 +19,13 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("evidence", &["scheme", "vocab", "detector", "generator"]),
     ("dumps", &["scheme", "vocab", "detector"]),
     ("api", &[]),
-    ("server", &["scheme", "vocab", "detector", "generator", "files", "dumps", "api"]),
-    ("cli", &["scheme", "vocab", "detector", "generator", "files", "dumps", "api", "server"]),
+    ("ledger", &["scheme", "detector", "files", "api"]),
+    ("service", &["scheme", "vocab", "detector", "generator", "dumps", "api", "ledger"]),
+    ("server", &["scheme", "vocab", "detector", "generator", "files", "api", "ledger", "service"]),
+    (
+        "cli",
+        &["scheme", "vocab", "detector", "generator", "files", "dumps", "api", "ledger", "service", "server"],
+    ),
     ("python", &["scheme", "vocab", "detector", "files", "dumps"]),
     ("load", &["scheme", "vocab", "detector", "generator", "api"]),
 ];
@@ -30,7 +35,8 @@ const ONE_USER: &[(&str, &str)] = &[
     ("ort", "generator"),
     ("tokenizers", "vocab"),
     ("hkdf", "scheme"),
-    ("sqlx", "server"),
+    ("sqlx", "ledger"),
+    ("actix-web", "server"),
     ("parquet", "dumps"),
     ("pyo3", "python"),
 ];

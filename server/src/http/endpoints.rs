@@ -11,13 +11,13 @@ use actix_web::HttpResponse;
 use dandyroll_api::{
     admin as a, audit as au, calibration as c, detect as d, health as h, jobs as j, openai as o,
 };
+use dandyroll_ledger::tokens::Scope;
 use serde_json::json;
 use utoipa::ToSchema;
 use utoipa::openapi::{RefOr, Schema};
 
 use super::error::{ApiError, ErrorCode, Shape};
 use super::{Call, HttpSettings, admin, audit, detect, health, jobs, openai};
-use crate::tokens::Scope;
 
 /// What a handler gives.
 pub type Answered = Pin<Box<dyn Future<Output = Result<HttpResponse, ApiError>>>>;
@@ -133,7 +133,7 @@ pub enum Time {
 
 /// Where a parameter is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum ParameterPlace {
     /// In the path.
     Path,
     /// In the query; may be left out.
@@ -144,7 +144,7 @@ pub enum Place {
     Header,
 }
 
-impl Place {
+impl ParameterPlace {
     /// Whether it is in the query.
     pub fn is_query(self) -> bool {
         matches!(self, Self::Query | Self::NeededQuery)
@@ -293,7 +293,7 @@ pub struct Parameter {
     /// Its name.
     pub name: &'static str,
     /// Where it is.
-    pub place: Place,
+    pub place: ParameterPlace,
     /// What it holds.
     pub kind: Kind,
     /// What it is for.
@@ -392,15 +392,15 @@ impl Endpoint {
 }
 
 const fn path(name: &'static str, kind: Kind, about: &'static str) -> Parameter {
-    Parameter { name, place: Place::Path, kind, about }
+    Parameter { name, place: ParameterPlace::Path, kind, about }
 }
 
 const fn query(name: &'static str, kind: Kind, about: &'static str) -> Parameter {
-    Parameter { name, place: Place::Query, kind, about }
+    Parameter { name, place: ParameterPlace::Query, kind, about }
 }
 
 const fn needed(name: &'static str, kind: Kind, about: &'static str) -> Parameter {
-    Parameter { name, place: Place::NeededQuery, kind, about }
+    Parameter { name, place: ParameterPlace::NeededQuery, kind, about }
 }
 
 const fn json<T: ToSchema>(status: u16, about: &'static str) -> Answer {
@@ -427,7 +427,7 @@ const RING: Parameter = path("alias", Kind::Name, "The ring.");
 const VERSION: Parameter = path("version", Kind::Version, "The version.");
 const IDEMPOTENCY_KEY: Parameter = Parameter {
     name: "Idempotency-Key",
-    place: Place::Header,
+    place: ParameterPlace::Header,
     kind: Kind::IdempotencyKey,
     about: "A name for this request: repeated within a day, it gets the first answer and is not done again.",
 };
