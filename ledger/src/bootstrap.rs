@@ -2,7 +2,7 @@
 
 use dandyroll_scheme::{BUILT_IN, Recipe, Sha256Digest};
 
-use crate::audit::{AuditError, Completion, Detail, Intent, Outcome, Subject};
+use crate::audit::{Action, AuditError, Completion, Detail, Intent, Outcome, Subject};
 use crate::keys::{Alias, KeyError, NewRing};
 use crate::node::Node;
 use crate::profiles::ProfileError;
@@ -43,7 +43,7 @@ pub async fn administrator(node: &Node) -> Result<Option<Token>, BootstrapError>
         let keys = node.keys();
         // On the heap: futures of the database's driver are large.
         let made = Box::pin(keys.create_ring(new));
-        match Box::pin(recorded(node, "ring.create", subject, Detail::new(), made)).await? {
+        match Box::pin(recorded(node, Action::RingCreate, subject, Detail::new(), made)).await? {
             // Another server was first.
             Ok(_) | Err(KeyError::RingExists(_)) => {}
             Err(error) => return Err(error.into()),
@@ -62,7 +62,7 @@ pub async fn administrator(node: &Node) -> Result<Option<Token>, BootstrapError>
     };
     let tokens = node.tokens();
     let made = Box::pin(tokens.create_first(&grant));
-    Ok(recorded(node, "token.create", Subject::default(), Detail::from([("first", true.into())]), made)
+    Ok(recorded(node, Action::TokenCreate, Subject::default(), Detail::from([("first", true.into())]), made)
         .await??)
 }
 
@@ -88,7 +88,7 @@ pub async fn built_in_profiles(
         let detail = Detail::from([("name", if taken { "".into() } else { name.into() })]);
         let profiles = node.profiles();
         let put = Box::pin(profiles.put(&profile, (!taken).then_some(&alias)));
-        Box::pin(recorded(node, "profile.create", subject, detail, put)).await??;
+        Box::pin(recorded(node, Action::ProfileCreate, subject, detail, put)).await??;
     }
     Ok(())
 }
@@ -96,12 +96,12 @@ pub async fn built_in_profiles(
 /// Does what nobody asked for but an empty store needs, and writes it down.
 async fn recorded<T, E: std::fmt::Display>(
     node: &Node,
-    action: &'static str,
+    action: Action,
     subject: Subject,
     detail: Detail,
     work: impl Future<Output = Result<T, E>>,
 ) -> Result<Result<T, E>, AuditError> {
-    let intent = Intent { action, actor: "system".into(), subject, detail };
+    let intent = Intent { action: action.name(), actor: "system".into(), subject, detail };
     let tell = |result: &Result<T, E>| match result {
         Ok(_) => Completion::plain(Outcome::Ok),
         Err(error) => Completion {

@@ -10,7 +10,8 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use crate::audit::{
-    Audit, AuditError, CheckpointFile, Completion, Detail, Intent, Outcome, OutputHasher, Sealer, Subject,
+    Action, Audit, AuditError, CheckpointFile, Completion, Detail, Intent, Outcome, OutputHasher, Sealer,
+    Subject,
 };
 use crate::codec::RandomFailed;
 use crate::idempotency::Idempotency;
@@ -297,7 +298,7 @@ impl Node {
             let subject =
                 Subject { alias: Some(alias.clone()), version: Some(version), ..Subject::default() };
             let work = self.inner.keys.finish_rotation(&alias);
-            let result = self.by_clock("key.activate", subject, work, Option::is_some).await;
+            let result = self.by_clock(Action::KeyActivate, subject, work, Option::is_some).await;
             first = first.and(result);
         }
         first.and(readable(ready.damaged))
@@ -307,12 +308,12 @@ impl Node {
     /// the result whether it did: what another server did first, or somebody called off, was refused here.
     async fn by_clock<T>(
         &self,
-        action: &'static str,
+        action: Action,
         subject: Subject,
         work: impl Future<Output = Result<T, KeyError>>,
         happened: impl FnOnce(&T) -> bool,
     ) -> Result<(), NodeError> {
-        let intent = Intent { action, actor: "system".into(), subject, detail: Detail::new() };
+        let intent = Intent { action: action.name(), actor: "system".into(), subject, detail: Detail::new() };
         let tell = |result: &Result<T, KeyError>| {
             let (outcome, error) = match result {
                 Ok(done) if happened(done) => return Completion::plain(Outcome::Ok),
@@ -359,7 +360,7 @@ impl Node {
         for alias in due.rows {
             let subject = Subject { alias: Some(alias.clone()), ..Subject::default() };
             let work = self.inner.keys.rotate_due(&alias);
-            let result = self.by_clock("key.rotate", subject, work, Option::is_some).await;
+            let result = self.by_clock(Action::KeyRotate, subject, work, Option::is_some).await;
             first = first.and(result);
         }
         first.and(readable(due.damaged))
@@ -376,7 +377,7 @@ impl Node {
                 profile: None,
             };
             let work = self.inner.keys.destroy(&row.alias, row.version);
-            let result = self.by_clock("key.destroy", subject, work, |destroyed| *destroyed).await;
+            let result = self.by_clock(Action::KeyDestroy, subject, work, |destroyed| *destroyed).await;
             first = first.and(result);
         }
         first.and(readable(due.damaged))

@@ -4,7 +4,7 @@ use std::io::{BufReader, Write};
 use std::path::PathBuf;
 
 use dandyroll_ledger::audit::verify::{Verification, verify};
-use dandyroll_ledger::audit::{AuditError, PublicKey, Sealer, Subject, evidence};
+use dandyroll_ledger::audit::{Action, AuditError, PublicKey, Sealer, Subject, evidence};
 use dandyroll_ledger::data_folder::DataFolder;
 use dandyroll_ledger::store::Store;
 use serde_json::json;
@@ -83,7 +83,7 @@ pub(super) async fn run(
                 let (_, accepted) = Sealer::accept_restore(store, checkpoints, &admin.actor, &reason).await?;
                 Ok::<_, AuditError>(accepted)
             };
-            let result = Box::pin(admin.act("audit.accept_restore", Subject::default(), work)).await;
+            let result = Box::pin(admin.act(Action::AuditAcceptRestore, Subject::default(), work)).await;
             let left = admin.leave().await;
             let accepted = result?;
             left?;

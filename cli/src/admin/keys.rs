@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use dandyroll_ledger::audit::Subject;
+use dandyroll_ledger::audit::{Action, Subject};
 #[cfg(feature = "full")]
 use dandyroll_ledger::keys::Recorded;
 use dandyroll_ledger::keys::{Alias, ExportedKey, Kek, NewRing, Ring, RingChange, Target, Version};
@@ -68,16 +68,17 @@ pub(super) async fn run(
     let keys = admin.session.keys();
     match command {
         KeysCommand::List => {
-            let rings = admin.act("key.list", Subject::default(), keys.rings()).await?;
+            let rings = admin.act(Action::KeyList, Subject::default(), keys.rings()).await?;
             list(&rings, json, out)
         }
         KeysCommand::Create { ring, allow_export, allow_destroy, rotate_every } => {
             let new = NewRing { alias: ring.clone(), allow_export, allow_destroy, rotate_every };
-            let version = admin.act("ring.create", about(&ring, None), keys.create_ring(new)).await?;
+            let version = admin.act(Action::RingCreate, about(&ring, None), keys.create_ring(new)).await?;
             tell(admin, &ring, version, json, out).await
         }
         KeysCommand::Add { ring } => {
-            let version = admin.act("key.create", about(&ring, None), keys.create_version(&ring)).await?;
+            let version =
+                admin.act(Action::KeyCreate, about(&ring, None), keys.create_version(&ring)).await?;
             tell(admin, &ring, version, json, out).await
         }
         #[cfg(feature = "full")]
@@ -91,7 +92,8 @@ pub(super) async fn run(
                 Ok::<_, AdminError>(keys.record_calibration(&ring, version, report).await?)
             };
             let subject = about(&ring, Some(version));
-            let recorded = admin.act_and_tell("key.calibrate", subject, work, Recorded::completion).await?;
+            let recorded =
+                admin.act_and_tell(Action::KeyCalibrate, subject, work, Recorded::completion).await?;
             calibrated(&ring, version, &recorded, json, out)
         }
         KeysCommand::Set { ring, allow_export, allow_destroy, rotate_every } => {
@@ -100,39 +102,41 @@ pub(super) async fn run(
                 Every::Time(time) => Some(time),
             });
             let change = RingChange { allow_export, allow_destroy, rotate_every };
-            admin.act("ring.change", about(&ring, None), keys.change_ring(&ring, change)).await?;
+            admin.act(Action::RingChange, about(&ring, None), keys.change_ring(&ring, change)).await?;
             let ring = keys.ring(&ring).await.map_err(AdminError::from)?;
             list(&[ring], json, out)
         }
         KeysCommand::Rotate { ring, to, force } => {
             let target = to.map_or(Target::Generate, Target::Pending);
             let work = keys.rotate(&ring, target, force);
-            let version = admin.act("key.rotate", about(&ring, to), work).await?;
+            let version = admin.act(Action::KeyRotate, about(&ring, to), work).await?;
             tell(admin, &ring, version, json, out).await
         }
         KeysCommand::Abort { ring } => {
-            let version = admin.act("key.abort", about(&ring, None), keys.abort_rotation(&ring)).await?;
+            let version = admin.act(Action::KeyAbort, about(&ring, None), keys.abort_rotation(&ring)).await?;
             tell(admin, &ring, version, json, out).await
         }
         KeysCommand::Disable(VersionArgs { ring, version }) => {
-            admin.act("key.disable", about(&ring, Some(version)), keys.disable(&ring, version)).await?;
+            admin.act(Action::KeyDisable, about(&ring, Some(version)), keys.disable(&ring, version)).await?;
             tell(admin, &ring, version, json, out).await
         }
         KeysCommand::Enable(VersionArgs { ring, version }) => {
-            admin.act("key.enable", about(&ring, Some(version)), keys.enable(&ring, version)).await?;
+            admin.act(Action::KeyEnable, about(&ring, Some(version)), keys.enable(&ring, version)).await?;
             tell(admin, &ring, version, json, out).await
         }
         KeysCommand::Compromise(VersionArgs { ring, version }) => {
-            admin.act("key.compromise", about(&ring, Some(version)), keys.compromise(&ring, version)).await?;
+            admin
+                .act(Action::KeyCompromise, about(&ring, Some(version)), keys.compromise(&ring, version))
+                .await?;
             tell(admin, &ring, version, json, out).await
         }
         KeysCommand::CancelDestroy(VersionArgs { ring, version }) => {
             let work = keys.cancel_destroy(&ring, version);
-            admin.act("key.cancel_destroy", about(&ring, Some(version)), work).await?;
+            admin.act(Action::KeyCancelDestroy, about(&ring, Some(version)), work).await?;
             tell(admin, &ring, version, json, out).await
         }
         KeysCommand::ScheduleDestroy { of: VersionArgs { ring, version }, days, dry_run } => {
-            let action = if dry_run { "key.destroy_dry_run" } else { "key.schedule_destroy" };
+            let action = if dry_run { Action::KeyDestroyDryRun } else { Action::KeyScheduleDestroy };
             let work = keys.schedule_destroy(&ring, version, days, dry_run);
             let plan = admin.act(action, about(&ring, Some(version)), work).await?;
             if json {
@@ -171,19 +175,19 @@ pub(super) async fn run(
                 }
             };
             let subject = Subject { key_id: Some(master.id()), ..about(&ring, None) };
-            let version = admin.act("key.import", subject, keys.import(&ring, &master)).await?;
+            let version = admin.act(Action::KeyImport, subject, keys.import(&ring, &master)).await?;
             tell(admin, &ring, version, json, out).await
         }
         KeysCommand::Export { of: VersionArgs { ring, version }, under, out: file } => {
             let under = Kek::read(&under).map_err(AdminError::from)?;
             let work = keys.export(&ring, version, &under);
-            let exported = admin.act("key.export", about(&ring, Some(version)), work).await?;
+            let exported = admin.act(Action::KeyExport, about(&ring, Some(version)), work).await?;
             let text = serde_json::to_string(&exported).unwrap_or_default();
             write_new(file.as_deref(), format!("{text}\n").as_bytes(), out)?;
             Ok(Outcome::Done)
         }
         KeysCommand::Rewrap => {
-            let done = admin.act("key.rewrap", Subject::default(), keys.rewrap()).await?;
+            let done = admin.act(Action::KeyRewrap, Subject::default(), keys.rewrap()).await?;
             let failed: Vec<_> = done.failed.iter().map(ToString::to_string).collect();
             if json {
                 let value = json!({ "masters": done.masters, "secrets": done.secrets, "failed": failed });

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use dandyroll_ledger::audit::{AuditError, Completion, Detail, Intent, Outcome as Ended, Subject};
+use dandyroll_ledger::audit::{Action, AuditError, Completion, Detail, Intent, Outcome as Ended, Subject};
 use dandyroll_ledger::data_folder::{DataFolder, kek};
 use dandyroll_ledger::keys::{Kek, KekRing};
 use dandyroll_ledger::node::NodeError;
@@ -73,7 +73,7 @@ impl Admin {
     /// Writes down what is about to be done, does it, writes down how it ended.
     fn act<'a, T: 'a, E: 'a>(
         &'a self,
-        action: &'static str,
+        action: Action,
         subject: Subject,
         work: impl Future<Output = Result<T, E>> + 'a,
     ) -> Pin<Box<dyn Future<Output = Result<T, AdminError>> + 'a>>
@@ -87,7 +87,7 @@ impl Admin {
     /// On the heap: the futures of the database's driver are large.
     fn act_and_tell<'a, T: 'a, E: 'a>(
         &'a self,
-        action: &'static str,
+        action: Action,
         subject: Subject,
         work: impl Future<Output = Result<T, E>> + 'a,
         done: impl Fn(&T) -> Completion + 'a,
@@ -95,7 +95,8 @@ impl Admin {
     where
         AdminError: From<E>,
     {
-        let intent = Intent { action, actor: self.actor.clone(), subject, detail: Detail::new() };
+        let intent =
+            Intent { action: action.name(), actor: self.actor.clone(), subject, detail: Detail::new() };
         let tell = move |result: &Result<T, AdminError>| match result {
             Ok(value) => done(value),
             Err(error) => Completion {

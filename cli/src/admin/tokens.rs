@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use dandyroll_ledger::Timestamp;
-use dandyroll_ledger::audit::Subject;
+use dandyroll_ledger::audit::{Action, Subject};
 use dandyroll_ledger::tokens::{Grant, RateLimit, TokenInfo};
 use serde_json::{Value, json};
 
@@ -35,7 +35,7 @@ pub(super) async fn run(
                 limit,
                 expires_at: expires_in.map(|time| Timestamp::now().plus(time)),
             };
-            let token = admin.act("token.create", Subject::default(), tokens.create(&grant)).await?;
+            let token = admin.act(Action::TokenCreate, Subject::default(), tokens.create(&grant)).await?;
             // The one purpose of this command: the secret is shown, this once.
             token.expose(|text| {
                 if json {
@@ -47,7 +47,7 @@ pub(super) async fn run(
             Ok(Outcome::Done)
         }
         TokensCommand::List => {
-            let all = admin.act("token.list", Subject::default(), tokens.list()).await?;
+            let all = admin.act(Action::TokenList, Subject::default(), tokens.list()).await?;
             if json {
                 let all: Vec<_> = all.iter().map(token_json).collect();
                 writeln!(out, "{}", json!({ "tokens": all }))?;
@@ -68,7 +68,7 @@ pub(super) async fn run(
             Ok(Outcome::Done)
         }
         TokensCommand::Revoke { id } => {
-            admin.act("token.revoke", Subject::default(), tokens.revoke(&id)).await?;
+            admin.act(Action::TokenRevoke, Subject::default(), tokens.revoke(&id)).await?;
             if json {
                 writeln!(out, "{}", json!({ "id": id.as_str(), "revoked": true }))?;
             } else {

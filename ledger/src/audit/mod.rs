@@ -6,6 +6,7 @@
 //! *epoch*), whose root enters a hash chain, whose end is signed and written to a file outside the database.
 //! [`verify`] compares all three; [`evidence`] hands out what a third party can check without the database.
 
+mod action;
 pub mod checkpoint;
 mod entry;
 pub mod evidence;
@@ -23,6 +24,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use zeroize::Zeroizing;
 
+pub use action::Action;
 pub use checkpoint::{AuditKey, Checkpoint, CheckpointFile, PublicKey, Seam};
 pub use entry::{Completion, Detail, DetailValue, Intent, Outcome, Receipt, Subject};
 pub use seal::{Accepted, Sealed, Sealer};

@@ -12,7 +12,7 @@ use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, He
 use actix_web::{HttpRequest, HttpResponse};
 use bytes::{Bytes, BytesMut};
 use dandyroll_api::Object;
-use dandyroll_ledger::audit::{Completion, Detail, Intent, Outcome, Receipt, Subject};
+use dandyroll_ledger::audit::{Action, Completion, Detail, Intent, Outcome, Receipt, Subject};
 use dandyroll_ledger::keys::{Alias, Version};
 use dandyroll_service::Asker;
 use futures_util::StreamExt;
@@ -342,7 +342,7 @@ impl Call {
     /// What the audit says before this request does anything.
     pub fn intent(&self, subject: Subject, mut detail: Detail) -> Result<Intent, ApiError> {
         detail.insert("request", self.id.as_str().into());
-        let action = self.endpoint.action.unwrap_or(self.endpoint.id);
+        let action = self.endpoint.action.map_or(self.endpoint.id, Action::name);
         Ok(Intent { action, actor: self.caller()?.id().to_string(), subject, detail })
     }
 }

@@ -12,7 +12,7 @@ use actix_web::http::header::{
 };
 use actix_web::web::{self, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse};
-use dandyroll_ledger::audit::{Detail, Intent, Subject};
+use dandyroll_ledger::audit::{Action, Detail, Intent, Subject};
 use dandyroll_ledger::idempotency::Begun;
 use futures_util::FutureExt;
 use tracing::Instrument;
@@ -332,7 +332,7 @@ async fn record(
     id: &RequestId,
 ) -> ApiError {
     detail.insert("request", id.as_str().into());
-    let action = endpoint.action.unwrap_or(endpoint.id);
+    let action = endpoint.action.map_or(endpoint.id, Action::name);
     let intent = Intent { action, actor: actor.to_owned(), subject: Subject::default(), detail };
     let completion = refusal(&error);
     let audit = service.node.audit().clone();

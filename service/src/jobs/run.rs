@@ -4,7 +4,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use dandyroll_dumps::{Progress, Sink, Summary};
-use dandyroll_ledger::audit::{Completion, Detail, DetailValue, Intent, Operation, Outcome, Subject};
+use dandyroll_ledger::audit::{Action, Completion, Detail, DetailValue, Intent, Operation, Outcome, Subject};
 use dandyroll_ledger::store::JobRow;
 use dandyroll_ledger::store::{JobCounts, JobId, JobState};
 use tokio::task::JoinSet;
@@ -173,7 +173,7 @@ impl Jobs {
             ("hypotheses", whole(u64::try_from(plan.hypotheses_tried()).unwrap_or(u64::MAX))),
         ]);
         let subject = Subject { alias: plan.alias.clone(), ..Subject::default() };
-        let intent = Intent { action: "job.run", actor: row.token.to_string(), subject, detail };
+        let intent = Intent { action: Action::JobRun.name(), actor: row.token.to_string(), subject, detail };
         Ok((node.audit().begin(&intent).await?, order, plan))
     }
 
