@@ -111,6 +111,42 @@ fn crates_use_only_what_they_may() {
     }
 }
 
+/// What the command line is linked with, by Cargo's own account.
+fn linked_with(features: &[&str]) -> BTreeSet<String> {
+    let output = Command::new(env!("CARGO"))
+        .args([
+            "tree",
+            "--package",
+            "dandyroll-cli",
+            "--edges",
+            "normal",
+            "--prefix",
+            "none",
+            "--format",
+            "{p}",
+        ])
+        .args(["--offline", "--locked"])
+        .args(features)
+        .current_dir(root())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let tree = String::from_utf8(output.stdout).unwrap();
+    tree.lines().filter_map(|line| line.split(' ').next().map(str::to_owned)).collect()
+}
+
+#[test]
+fn commands_on_keys_need_neither_models_nor_http() {
+    const HEAVY: [&str; 6] =
+        ["actix-web", "ort", "tokenizers", "dandyroll-generator", "dandyroll-service", "dandyroll-server"];
+    let (all, few) = (linked_with(&[]), linked_with(&["--no-default-features"]));
+    assert!(few.contains("dandyroll-ledger") && few.contains("sqlx"));
+    for heavy in HEAVY {
+        assert!(all.contains(heavy), "{heavy} is not found where it is used: the test sees nothing");
+        assert!(!few.contains(heavy), "{heavy} is linked without the feature `full`");
+    }
+}
+
 #[test]
 fn onnx_runtime_is_touched_in_one_folder() {
     for path in sources("rs").iter().filter(|path| !path.starts_with("generator/src/onnx")) {
