@@ -27,6 +27,10 @@ mod input;
 mod model;
 #[cfg(feature = "full")]
 mod serve;
+#[cfg_attr(
+    not(feature = "full"),
+    expect(dead_code, reason = "colours and progress are for commands on texts")
+)]
 mod terminal;
 #[cfg(feature = "full")]
 mod threshold;
