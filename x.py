@@ -197,6 +197,8 @@ def test(arguments: list[str]) -> None:
     run("cargo", "fmt", "--check")
     rust = ["--locked", "--workspace"]
     run("cargo", "clippy", *rust, "--all-targets", "--", "-D", "warnings")
+    # The command line for keys, tokens and audit alone.
+    run("cargo", "clippy", "--locked", "-p", "dandyroll-cli", "--no-default-features", "--", "-D", "warnings")
     run("cargo", "doc", *rust, "--no-deps", "--quiet", RUSTDOCFLAGS="-D warnings")
     run(sys.executable, ROOT / "fixtures" / "prf" / "prf_v1.py", "check")
     run(sys.executable, ROOT / "fixtures" / "prf" / "min_v1.py", "check")

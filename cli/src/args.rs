@@ -1,25 +1,11 @@
-//! What can be typed: the arguments of every command, before anything is looked up or checked.
-
-pub(crate) mod store;
+//! What can be typed after the commands on texts, before anything is looked up or checked.
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 
 use dandyroll_generator::onnx::{ExecutionProvider, Options};
-
-use self::store::{AuditCommand, KeysCommand, StoreArgs, TokensCommand};
-
-/// Mark the text and code language models write, and find the marks again.
-#[derive(Debug, Parser)]
-#[command(name = "dandyroll", version, max_term_width = 110, arg_required_else_help = true)]
-pub(crate) struct Arguments {
-    #[command(flatten)]
-    pub(crate) runtime: RuntimeArgs,
-    #[command(subcommand)]
-    pub(crate) command: Command,
-}
 
 /// What runs models.
 #[derive(Args, Debug)]
@@ -38,64 +24,6 @@ impl RuntimeArgs {
         let provider = self.execution_provider.unwrap_or_default();
         Options { runtime: self.onnxruntime.clone(), provider, ..Options::new() }
     }
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum Command {
-    /// Make a new key and write it to a file that only you can read.
-    Keygen(KeygenArgs),
-    /// Generate text with a model and mark it under a key.
-    Generate(GenerateArgs),
-    /// Look for a mark in text: files, or standard input.
-    Detect(DetectArgs),
-    /// Look into a model directory.
-    #[command(subcommand)]
-    Model(ModelCommand),
-    /// Show profiles: what generation and detection must agree on.
-    #[command(subcommand)]
-    Profiles(ProfilesCommand),
-    /// Measure how often keys take human text for marked: a report to keep with each key.
-    Calibrate(CalibrateArgs),
-    /// Lists of windows too common in human text to be scored, for profiles to name.
-    #[command(subcommand)]
-    Background(BackgroundCommand),
-    /// Look into the keyed function, to check another implementation against this one.
-    #[command(subcommand)]
-    Scheme(SchemeCommand),
-    /// Manage a store's key rings: rotate, disable, destroy, import, export.
-    Keys {
-        #[command(flatten)]
-        store: StoreArgs,
-        #[command(subcommand)]
-        command: KeysCommand,
-    },
-    /// Manage a store's API tokens.
-    Tokens {
-        #[command(flatten)]
-        store: StoreArgs,
-        #[command(subcommand)]
-        command: TokensCommand,
-    },
-    /// Verify a store's audit, and hand out evidence.
-    Audit {
-        #[command(flatten)]
-        store: StoreArgs,
-        #[command(subcommand)]
-        command: AuditCommand,
-    },
-    /// Bring a store's schema up to date.
-    Migrate(StoreArgs),
-    /// Serve keys, generation, detection and audit over HTTP.
-    Serve(ServeArgs),
-    /// Mark, generate unmarked, take human text, detect in all: the main job as one table.
-    Demo(DemoArgs),
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct KeygenArgs {
-    /// The file to make; it must not exist yet.
-    #[arg(value_name = "FILE")]
-    pub(crate) file: PathBuf,
 }
 
 /// How the next token is drawn.

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use dandyroll_api::calibration::{CalibrationBand, CalibrationCorpus, CalibrationReport};
 use dandyroll_detector::{Background, Calibration, Detector, Hypothesis, Mode, Policy, Text};
+use dandyroll_ledger::calibration::{count_text, json, report};
 use dandyroll_scheme::{KeyId, ListFamily, ListKey, Profile};
-use dandyroll_server::calibration::{count_text, json, report};
 use dandyroll_vocab::Vocabulary;
 
 use crate::args::{CalibrateArgs, ModeArg, RuntimeArgs, TrialArgs};

@@ -4,27 +4,40 @@ use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+#[cfg(feature = "full")]
 use dandyroll_detector::DetectError;
+#[cfg(feature = "full")]
 use dandyroll_dumps::{InputsError, RunError};
+#[cfg(feature = "full")]
 use dandyroll_files::background::ListError;
+#[cfg(feature = "full")]
 use dandyroll_generator::onnx::LoadError;
+#[cfg(feature = "full")]
 use dandyroll_generator::{GenerateError, RequestError, ScoreError};
+use dandyroll_ledger::audit::AuditError;
+use dandyroll_ledger::audit::evidence::EvidenceError;
+#[cfg(feature = "full")]
+use dandyroll_ledger::bootstrap::BootstrapError;
+use dandyroll_ledger::data_folder::DataFolderError;
+use dandyroll_ledger::keys::{KekError, KeyError};
+use dandyroll_ledger::node::NodeError;
+use dandyroll_ledger::store::StoreError;
+use dandyroll_ledger::tokens::TokenError;
+#[cfg(feature = "full")]
 use dandyroll_scheme::OutOfRange;
-use dandyroll_server::audit::AuditError;
-use dandyroll_server::audit::evidence::EvidenceError;
+#[cfg(feature = "full")]
 use dandyroll_server::config::Faults;
-use dandyroll_server::first::FirstError;
+#[cfg(feature = "full")]
 use dandyroll_server::http::StartError;
-use dandyroll_server::keys::{KekError, KeyError};
-use dandyroll_server::node::NodeError;
-use dandyroll_server::place::PlaceError;
-use dandyroll_server::store::StoreError;
-use dandyroll_server::tokens::TokenError;
+#[cfg(feature = "full")]
 use dandyroll_vocab::VocabError;
 
+#[cfg(feature = "full")]
 use crate::corpus::CorpusError;
+#[cfg(feature = "full")]
 use crate::input::InputError;
 use crate::keyfile::KeyFileError;
+#[cfg(feature = "full")]
 use crate::profile::ProfileError;
 use crate::terminal::say;
 
@@ -42,47 +55,65 @@ pub(crate) enum Outcome {
 pub(crate) enum Failure {
     #[error(transparent)]
     KeyFile(#[from] KeyFileError),
+    #[cfg(feature = "full")]
     #[error(transparent)]
     Profile(#[from] ProfileError),
+    #[cfg(feature = "full")]
     #[error(transparent)]
     Background(#[from] ListError),
+    #[cfg(feature = "full")]
     #[error(transparent)]
     Corpus(Box<CorpusError>),
+    #[cfg(feature = "full")]
     #[error(transparent)]
     Input(#[from] InputError),
+    #[cfg(feature = "full")]
     #[error(transparent)]
     Vocabulary(#[from] VocabError),
+    #[cfg(feature = "full")]
     #[error(transparent)]
     Load(#[from] LoadError),
+    #[cfg(feature = "full")]
     #[error(transparent)]
     Generate(#[from] GenerateError),
+    #[cfg(feature = "full")]
     #[error(transparent)]
     Parameter(#[from] OutOfRange),
+    #[cfg(feature = "full")]
     #[error(transparent)]
     Request(#[from] RequestError),
+    #[cfg(feature = "full")]
     #[error(transparent)]
     Score(#[from] ScoreError),
+    #[cfg(feature = "full")]
     #[error(transparent)]
     Detect(#[from] DetectError),
+    #[cfg(feature = "full")]
     #[error(transparent)]
     Settings(#[from] Faults),
+    #[cfg(feature = "full")]
     #[error(transparent)]
     Start(#[from] StartError),
+    #[cfg(feature = "full")]
     #[error("the first start: {0}")]
-    First(#[from] FirstError),
+    Bootstrap(#[from] BootstrapError),
+    #[cfg(feature = "full")]
     #[error(transparent)]
     Inputs(#[from] InputsError),
+    #[cfg(feature = "full")]
     #[error(transparent)]
     Dump(RunError),
+    #[cfg(feature = "full")]
     #[error("{name}: {failure}")]
     Text { name: String, failure: Box<Self> },
+    #[cfg(feature = "full")]
     #[error(
         "the text has {tokens} tokens; the entropy modes run the model over all of them and take \
          {most} at most. Use --mode model-free"
     )]
     TooLongForModel { tokens: usize, most: usize },
     #[error(transparent)]
-    Desk(#[from] DeskError),
+    Admin(#[from] AdminError),
     #[error("{0}")]
     Usage(String),
     #[error("cannot write the output: {0}")]
@@ -91,17 +122,11 @@ pub(crate) enum Failure {
     File { path: PathBuf, source: io::Error },
 }
 
-impl From<CorpusError> for Failure {
-    fn from(error: CorpusError) -> Self {
-        Self::Corpus(Box::new(error))
-    }
-}
-
 /// Why work at a store did not happen.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum DeskError {
+pub(crate) enum AdminError {
     #[error(transparent)]
-    Place(#[from] PlaceError),
+    DataFolder(#[from] DataFolderError),
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
@@ -125,13 +150,13 @@ pub(crate) enum DeskError {
     Work(Box<Failure>),
 }
 
-impl From<Failure> for DeskError {
+impl From<Failure> for AdminError {
     fn from(failure: Failure) -> Self {
         Self::Work(Box::new(failure))
     }
 }
 
-impl DeskError {
+impl AdminError {
     /// Whether what was asked for, not the machine or the store, is why nothing happened.
     pub(crate) fn is_refusal(&self) -> bool {
         match self {
@@ -144,6 +169,13 @@ impl DeskError {
             Self::Work(_) => true,
             _ => false,
         }
+    }
+}
+
+#[cfg(feature = "full")]
+impl From<CorpusError> for Failure {
+    fn from(error: CorpusError) -> Self {
+        Self::Corpus(Box::new(error))
     }
 }
 

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 
+use dandyroll_ledger::bootstrap;
+use dandyroll_ledger::tokens::Token;
 use dandyroll_server::config::{Flags, Settings, Sources};
-use dandyroll_server::first;
 use dandyroll_server::http::Application;
 use dandyroll_server::telemetry::log;
-use dandyroll_server::tokens::Token;
 
 use crate::args::{RuntimeArgs, ServeArgs};
-use crate::failure::{DeskError, Failure, Outcome};
+use crate::failure::{AdminError, Failure, Outcome};
 
 /// What was typed, as settings.
 fn flags(args: &ServeArgs, runtime: &RuntimeArgs) -> Flags {
@@ -50,11 +50,11 @@ async fn serve(settings: &Settings, out: &mut impl Write) -> Result<Outcome, Fai
     let node = application.service().node().clone();
     for model in application.service().generating().models() {
         let tokenizer = model.vocabulary().digest();
-        first::built_in_profiles(&node, tokenizer, Some(model.sha256())).await?;
+        bootstrap::built_in_profiles(&node, tokenizer, Some(model.sha256())).await?;
     }
-    let token = first::administrator(&node).await?;
+    let token = bootstrap::administrator(&node).await?;
     // What was just made works as soon as it is printed.
-    node.refresh().await.map_err(DeskError::from)?;
+    node.refresh().await.map_err(AdminError::from)?;
     let url = format!("http://{}", application.address());
     let stopper = application.stopper();
     let signals = tokio::spawn(async move {

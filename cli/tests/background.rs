@@ -7,8 +7,8 @@ mod common;
 
 use common::{Bench, fixture};
 use dandyroll_detector::{Detector, Hypothesis, Mode, Policy, Text};
+use dandyroll_ledger::calibration;
 use dandyroll_scheme::{MasterKey, Recipe};
-use dandyroll_server::calibration;
 use dandyroll_vocab::{Vocabulary, normalise};
 use sha2::{Digest, Sha256};
 

@@ -22,8 +22,13 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("evidence", &["scheme", "vocab", "detector", "generator"]),
     ("dumps", &["scheme", "vocab", "detector"]),
     ("api", &[]),
-    ("server", &["scheme", "vocab", "detector", "generator", "files", "dumps", "api"]),
-    ("cli", &["scheme", "vocab", "detector", "generator", "files", "dumps", "api", "server"]),
+    ("ledger", &["scheme", "detector", "files", "api"]),
+    ("service", &["scheme", "vocab", "detector", "generator", "dumps", "api", "ledger"]),
+    ("server", &["scheme", "vocab", "detector", "generator", "files", "api", "ledger", "service"]),
+    (
+        "cli",
+        &["scheme", "vocab", "detector", "generator", "files", "dumps", "api", "ledger", "service", "server"],
+    ),
     ("python", &["scheme", "vocab", "detector", "files", "dumps"]),
     ("load", &["scheme", "vocab", "detector", "generator", "api"]),
 ];
@@ -33,7 +38,8 @@ const ONE_USER: &[(&str, &str)] = &[
     ("ort", "generator"),
     ("tokenizers", "vocab"),
     ("hkdf", "scheme"),
-    ("sqlx", "server"),
+    ("sqlx", "ledger"),
+    ("actix-web", "server"),
     ("parquet", "dumps"),
     ("pyo3", "python"),
 ];
@@ -49,9 +55,6 @@ const FROZEN: &[(&str, &str)] = &[
         "ae008f5296edf2f638018a60eed00ff364e45ba54200becc156f91e91b3c8bc6",
     ),
 ];
-
-/// Crates whose modules may still use one another in a circle: the server's, until it is split.
-const MAY_HAVE_A_CIRCLE: &[&str] = &["server"];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
@@ -116,11 +119,43 @@ fn crates_use_only_what_they_may() {
 fn no_crate_has_a_circle_of_modules() {
     for (name, _) in MAY_USE {
         let circle = circles::circle(&root().join(name).join("src"));
-        if MAY_HAVE_A_CIRCLE.contains(name) {
-            assert!(!circle.is_empty(), "{name} has no circle any more: take it from the list");
-        } else {
-            assert!(circle.is_empty(), "modules of {name} use one another in a circle: {circle:?}");
-        }
+        assert!(circle.is_empty(), "modules of {name} use one another in a circle: {circle:?}");
+    }
+}
+
+/// What the command line is linked with, by Cargo's own account.
+fn linked_with(features: &[&str]) -> BTreeSet<String> {
+    let output = Command::new(env!("CARGO"))
+        .args([
+            "tree",
+            "--package",
+            "dandyroll-cli",
+            "--edges",
+            "normal",
+            "--prefix",
+            "none",
+            "--format",
+            "{p}",
+        ])
+        .args(["--offline", "--locked"])
+        .args(features)
+        .current_dir(root())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let tree = String::from_utf8(output.stdout).unwrap();
+    tree.lines().filter_map(|line| line.split(' ').next().map(str::to_owned)).collect()
+}
+
+#[test]
+fn commands_on_keys_need_neither_models_nor_http() {
+    const HEAVY: [&str; 6] =
+        ["actix-web", "ort", "tokenizers", "dandyroll-generator", "dandyroll-service", "dandyroll-server"];
+    let (all, few) = (linked_with(&[]), linked_with(&["--no-default-features"]));
+    assert!(few.contains("dandyroll-ledger") && few.contains("sqlx"));
+    for heavy in HEAVY {
+        assert!(all.contains(heavy), "{heavy} is not found where it is used: the test sees nothing");
+        assert!(!few.contains(heavy), "{heavy} is linked without the feature `full`");
     }
 }
 

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use dandyroll_generator::onnx::{ModelDirectory, OnnxModel, Options};
 use dandyroll_generator::{Decoder, Lexicon, LogitSource, Request, Row, Sampling};
 use dandyroll_scheme::{Marker, MasterKey, Recipe, TokenId};
-use dandyroll_server::engine::{Engine, EngineLimits, Stream};
+use dandyroll_service::engine::{Engine, EngineLimits, Stream};
 use dandyroll_vocab::Vocabulary;
 
 const TEXTS: usize = 8;

@@ -9,7 +9,7 @@
 )]
 
 mod load;
-#[path = "../../../server/tests/suite/postgres.rs"]
+#[path = "../../../ledger/tests/suite/postgres.rs"]
 mod postgres;
 mod service;
 

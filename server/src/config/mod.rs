@@ -11,17 +11,17 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::telemetry::log::{LogFormat, LogSettings};
 use dandyroll_generator::onnx::ExecutionProvider;
+use dandyroll_ledger::data_folder::{DataFolder, DataFolderError};
+use dandyroll_ledger::keys::{Kek, KekError, KekRing};
+use dandyroll_ledger::store::{Backend, Store, StoreSettings};
+use dandyroll_service::detection::DetectionSettings;
+use dandyroll_service::generation::GenerationSettings;
+use dandyroll_service::jobs::JobSettings;
 use reader::Reader;
 pub use reader::{Faults, Flags, Source, Sources};
 use zeroize::Zeroizing;
-
-use crate::detection::DetectionSettings;
-use crate::generation::GenerationSettings;
-use crate::jobs::JobSettings;
-use crate::keys::{Kek, KekError, KekRing};
-use crate::place::{DataFolder, PlaceError};
-use crate::store::{Backend, Store, StoreSettings};
 
 /// Everything that can be set.
 #[derive(Debug)]
@@ -107,24 +107,6 @@ pub struct AuditSettings {
     pub checkpoint_file: PathBuf,
 }
 
-/// How logs look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One object a line.
-    Json,
-}
-
-/// What is logged, and how.
-#[derive(Clone, Debug)]
-pub struct LogSettings {
-    /// Text or JSON.
-    pub format: LogFormat,
-    /// Which events, as `tracing` filters are written: `info`, `info,dandyroll::access=off`, …
-    pub filter: String,
-}
-
 /// The model.
 #[derive(Clone, Debug)]
 pub struct ModelSettings {
@@ -145,7 +127,8 @@ impl Default for HttpSettings {
 }
 
 /// What the service itself has to say; libraries only when something is wrong.
-const LOG_FILTER: &str = "warn,actix_http=off,dandyroll=info,dandyroll_server=info,dandyroll_cli=info";
+const LOG_FILTER: &str = "warn,actix_http=off,dandyroll=info,dandyroll_ledger=info,dandyroll_service=info,\
+                          dandyroll_server=info,dandyroll_cli=info";
 
 impl HttpSettings {
     fn read(reader: &mut Reader) -> Self {
@@ -264,7 +247,7 @@ impl Settings {
     }
 
     /// The data folder, made if there is none.
-    pub fn data(&self) -> Result<DataFolder, PlaceError> {
+    pub fn data(&self) -> Result<DataFolder, DataFolderError> {
         DataFolder::open(&self.data_dir)
     }
 
@@ -281,7 +264,7 @@ impl Settings {
                 if self.store.backend() == Backend::Postgres && !path.exists() {
                     return Err(KekSettingsError::Missing(path));
                 }
-                crate::place::kek(&path, store).await?
+                dandyroll_ledger::data_folder::kek(&path, store).await?
             }
         };
         let others = self.keys.earlier_kek_files.iter().map(|path| Kek::read(path));
@@ -297,7 +280,7 @@ pub enum KekSettingsError {
     Kek(#[from] KekError),
     /// The data folder, or a key that was lost.
     #[error(transparent)]
-    Place(#[from] PlaceError),
+    DataFolder(#[from] DataFolderError),
     /// Servers that share a database must share it.
     #[error(
         "there is no key-encryption key: {0} does not exist, and with PostgreSQL none is made, because all servers \

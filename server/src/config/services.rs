@@ -3,11 +3,12 @@
 use std::num::NonZeroUsize;
 use std::path::Path;
 
+use dandyroll_ledger::keys::Alias;
+use dandyroll_service::detection::{DetectionSettings, PoolSettings};
+use dandyroll_service::generation::GenerationSettings;
+use dandyroll_service::jobs::JobSettings;
+
 use super::reader::Reader;
-use crate::detection::{DetectionSettings, PoolSettings};
-use crate::generation::GenerationSettings;
-use crate::jobs::JobSettings;
-use crate::keys::Alias;
 
 /// Reads the settings of generation.
 pub(super) fn generation(reader: &mut Reader) -> GenerationSettings {

@@ -9,6 +9,15 @@ use std::time::Duration;
 use actix_web::dev::{Server, ServerHandle};
 use actix_web::{App, HttpServer};
 use dandyroll_generator::onnx::Options;
+use dandyroll_ledger::audit::{AuditError, AuditKey, CheckpointFile};
+use dandyroll_ledger::data_folder::DataFolderError;
+use dandyroll_ledger::node::{Node, NodeError, Tasks};
+use dandyroll_ledger::store::{Store, StoreError};
+use dandyroll_service::detection::{Detecting, Tokenizer};
+use dandyroll_service::engine::EngineLimits;
+use dandyroll_service::generation::{Generating, Model, Served};
+use dandyroll_service::jobs::{JobError, Jobs};
+use dandyroll_service::models::{LoadedModel, ModelError};
 use metrics_exporter_prometheus::BuildError;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
@@ -16,17 +25,8 @@ use tokio::sync::{Semaphore, watch};
 use super::auth::Limits;
 use super::dispatch;
 use super::service::Service;
-use crate::audit::{AuditError, AuditKey, CheckpointFile};
 use crate::config::{KekSettingsError, ModelSettings, Settings};
-use crate::detection::{Detecting, Tokenizer};
-use crate::engine::EngineLimits;
-use crate::generation::{Generating, Model, Served};
-use crate::jobs::{JobError, Jobs};
-use crate::models::{LoadedModel, ModelError};
-use crate::node::{Node, NodeError, Tasks};
-use crate::place::PlaceError;
-use crate::store::{Store, StoreError};
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::Exporter;
 
 /// Why the application could not start, or not stop in order.
 #[derive(Debug, thiserror::Error)]
@@ -41,7 +41,7 @@ pub enum StartError {
     },
     /// The data folder.
     #[error(transparent)]
-    Place(#[from] PlaceError),
+    DataFolder(#[from] DataFolderError),
     /// The key-encryption keys.
     #[error(transparent)]
     Keks(#[from] KekSettingsError),
@@ -143,12 +143,13 @@ impl Application {
         let keks = Arc::new(settings.keks(&store).await?);
         let node = Node::join(store, keks, checkpoints).await?;
         let Models { models, tokenizers } = models;
-        let metrics = Metrics::new()?;
+        let metrics = Exporter::new()?;
         let detecting =
-            Detecting::start(node.clone(), metrics.clone(), tokenizers, settings.detection.clone())
+            Detecting::start(node.clone(), metrics.service().clone(), tokenizers, settings.detection.clone())
                 .map_err(StartError::Threads)?;
-        let generating = Generating::new(node.clone(), metrics.clone(), models, settings.generation.clone())
-            .map_err(|_| StartError::DefaultRing(settings.generation.default_alias.clone()))?;
+        let generating =
+            Generating::new(node.clone(), metrics.service().clone(), models, settings.generation.clone())
+                .map_err(|_| StartError::DefaultRing(settings.generation.default_alias.clone()))?;
         let jobs = Jobs::open(node.clone(), detecting.clone(), settings.jobs.clone()).await?;
         let http = settings.http.clone();
         let service = Arc::new(Service {

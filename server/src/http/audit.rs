@@ -5,16 +5,16 @@ use std::io::{self, Write};
 use actix_web::HttpResponse;
 use actix_web::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
 use dandyroll_api::audit as wire;
+use dandyroll_ledger::Timestamp;
+use dandyroll_ledger::audit::{Cursor, Detail, Subject, checkpoint, evidence as proofs, verify as check};
+use dandyroll_ledger::keys::Alias;
+use dandyroll_ledger::store::{EntryFilter, StoredEntry};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::call::{Call, Done, ok, page};
 use super::error::{ApiError, ErrorCode};
-use crate::Timestamp;
-use crate::audit::{Cursor, Detail, Subject, checkpoint, evidence as proofs, verify as check};
-use crate::keys::Alias;
-use crate::store::{EntryFilter, StoredEntry};
 
 fn time_text(micros: i64) -> String {
     // A row that was tampered with may hold any number; it is shown as far as it can be.
@@ -71,7 +71,9 @@ pub(super) async fn entries(call: Call) -> Result<HttpResponse, ApiError> {
         action: word(call.query("action")?),
         actor: word(call.query("actor")?),
         alias: alias.map(|alias| alias.to_string()),
-        receipt: call.query::<crate::audit::Receipt>("receipt")?.map(|receipt| receipt.to_string()),
+        receipt: call
+            .query::<dandyroll_ledger::audit::Receipt>("receipt")?
+            .map(|receipt| receipt.to_string()),
         output: word(output),
     };
     let count = u32::try_from(limit).unwrap_or(1000);
@@ -94,8 +96,8 @@ impl std::str::FromStr for OutputName {
     }
 }
 
-fn read_error(error: crate::audit::AuditError) -> ApiError {
-    use crate::audit::AuditError as E;
+fn read_error(error: dandyroll_ledger::audit::AuditError) -> ApiError {
+    use dandyroll_ledger::audit::AuditError as E;
     match &error {
         E::Store(inner) if inner.is_transient() => ApiError::hidden(ErrorCode::StoreUnavailable, error),
         E::Store(_) | E::Random(_) => ApiError::hidden(ErrorCode::Internal, error),
@@ -195,7 +197,9 @@ pub(super) async fn evidence(call: Call) -> Result<HttpResponse, ApiError> {
         .await;
         drop(turn);
         let exported = exported.map_err(|error| match &error {
-            crate::audit::AuditError::File { source, .. } if source.kind() == io::ErrorKind::FileTooLarge => {
+            dandyroll_ledger::audit::AuditError::File { source, .. }
+                if source.kind() == io::ErrorKind::FileTooLarge =>
+            {
                 let detail = format!("it would have more than {limit} bytes: ask for less time");
                 ApiError::new(ErrorCode::RangeTooLarge, detail)
             }

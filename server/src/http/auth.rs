@@ -6,13 +6,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use actix_web::http::header::{AUTHORIZATION, HeaderMap};
+use dandyroll_ledger::Timestamp;
+use dandyroll_ledger::keys::Alias;
+use dandyroll_ledger::tokens::{AuthError, Grant, RateLimit, Scope, Token, TokenId, TokenInfo, TokenTable};
 use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 
 use super::error::{ApiError, ErrorCode};
-use crate::Timestamp;
-use crate::keys::Alias;
-use crate::tokens::{AuthError, Grant, RateLimit, Scope, Token, TokenId, TokenInfo, TokenTable};
 
 /// Who calls: a token that was presented and is valid.
 #[derive(Clone, Debug)]
@@ -208,7 +208,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::tokens::Policy;
+    use dandyroll_ledger::tokens::Policy;
 
     fn caller(scopes: &[Scope], aliases: Option<&[&str]>, limit: Option<RateLimit>) -> Caller {
         let grant = Grant {

@@ -12,6 +12,9 @@ use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, He
 use actix_web::{HttpRequest, HttpResponse};
 use bytes::{Bytes, BytesMut};
 use dandyroll_api::Object;
+use dandyroll_ledger::audit::{Action, Completion, Detail, Intent, Outcome, Receipt, Subject};
+use dandyroll_ledger::keys::{Alias, Version};
+use dandyroll_service::Asker;
 use futures_util::StreamExt;
 use memchr::memchr2;
 use serde::Serialize;
@@ -21,9 +24,6 @@ use super::Service;
 use super::auth::Caller;
 use super::endpoints::{Body, Endpoint};
 use super::error::{ApiError, ErrorCode};
-use crate::Asker;
-use crate::audit::{Completion, Detail, Intent, Outcome, Receipt, Subject};
-use crate::keys::{Alias, Version};
 
 /// The name of a request in answers and logs: the caller's, if it sent a good one, or ours.
 #[derive(Clone, PartialEq, Eq)]
@@ -41,7 +41,7 @@ impl RequestId {
             return Self(given.to_owned());
         }
         // Without randomness the request goes on: its id is for finding it in the log, not a secret.
-        Self(crate::codec::fresh_name("rq_").unwrap_or_else(|_| "rq_none".into()))
+        Self(dandyroll_ledger::codec::fresh_name("rq_").unwrap_or_else(|_| "rq_none".into()))
     }
 
     /// As text.
@@ -342,7 +342,7 @@ impl Call {
     /// What the audit says before this request does anything.
     pub fn intent(&self, subject: Subject, mut detail: Detail) -> Result<Intent, ApiError> {
         detail.insert("request", self.id.as_str().into());
-        let action = self.endpoint.action.unwrap_or(self.endpoint.id);
+        let action = self.endpoint.action.map_or(self.endpoint.id, Action::name);
         Ok(Intent { action, actor: self.caller()?.id().to_string(), subject, detail })
     }
 }

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use actix_web::HttpResponse;
 use dandyroll_api::detect::{Look, ModeName};
+use dandyroll_service::detection::{DetectionError, ToProblem};
 use futures_util::StreamExt;
 
 use super::call::{Call, ok};
 use super::error::{ApiError, ErrorCode};
-use crate::detection::{DetectionError, ToProblem};
 
 impl From<&DetectionError> for ApiError {
     fn from(error: &DetectionError) -> Self {

@@ -12,6 +12,8 @@ use actix_web::http::header::{
 };
 use actix_web::web::{self, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse};
+use dandyroll_ledger::audit::{Action, Detail, Intent, Subject};
+use dandyroll_ledger::idempotency::Begun;
 use futures_util::FutureExt;
 use tracing::Instrument;
 
@@ -20,8 +22,6 @@ use super::call::{Call, REQUEST_ID, RequestId, refusal};
 use super::endpoints::{Access, ENDPOINTS, Endpoint, Time};
 use super::error::{ApiError, ErrorCode, Shape, Who};
 use super::service::Service;
-use crate::audit::{Detail, Intent, Subject};
-use crate::idempotency::Begun;
 use crate::telemetry::metrics::RequestRecord;
 
 /// Routes of every endpoint; anything else is answered in the same shape.
@@ -293,7 +293,7 @@ const PANICKED: &str = "the handler panicked";
 async fn let_in(
     service: &Arc<Service>,
     endpoint: &'static Endpoint,
-    scopes: &[crate::tokens::Scope],
+    scopes: &[dandyroll_ledger::tokens::Scope],
     request: &HttpRequest,
     id: &RequestId,
 ) -> Result<Caller, ApiError> {
@@ -332,7 +332,7 @@ async fn record(
     id: &RequestId,
 ) -> ApiError {
     detail.insert("request", id.as_str().into());
-    let action = endpoint.action.unwrap_or(endpoint.id);
+    let action = endpoint.action.map_or(endpoint.id, Action::name);
     let intent = Intent { action, actor: actor.to_owned(), subject: Subject::default(), detail };
     let completion = refusal(&error);
     let audit = service.node.audit().clone();
@@ -376,10 +376,10 @@ mod tests {
 
     use super::super::endpoints::ROW;
     use super::*;
-    use crate::audit::Outcome as End;
     use crate::config::{Settings, Sources};
     use crate::http::Application;
-    use crate::store::EntryFilter;
+    use dandyroll_ledger::audit::Outcome as End;
+    use dandyroll_ledger::store::EntryFilter;
 
     /// Begins an operation, and panics in the middle of it.
     static PANICS: Endpoint = Endpoint {

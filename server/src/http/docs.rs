@@ -46,7 +46,7 @@ fn row(endpoint: &Endpoint, settings: &HttpSettings) -> String {
         Body::Lines { limit, .. } => format!("NDJSON, {} a line", size(limit.bytes(settings))),
     };
     let codes: Vec<_> = endpoint.errors.iter().map(|code| format!("`{code}`")).collect();
-    let action = endpoint.action.map_or("–".to_owned(), |action| format!("`{action}`"));
+    let action = endpoint.action.map_or("–".to_owned(), |action| format!("`{}`", action.name()));
     let time = if endpoint.time == Time::Long { " (long)" } else { "" };
     let Endpoint { method, path, summary, .. } = endpoint;
     let own = if codes.is_empty() { "–".to_owned() } else { codes.join(" ") };

@@ -11,13 +11,14 @@ use actix_web::HttpResponse;
 use dandyroll_api::{
     admin as a, audit as au, calibration as c, detect as d, health as h, jobs as j, openai as o,
 };
+use dandyroll_ledger::audit::Action;
+use dandyroll_ledger::tokens::Scope;
 use serde_json::json;
 use utoipa::ToSchema;
 use utoipa::openapi::{RefOr, Schema};
 
 use super::error::{ApiError, ErrorCode, Shape};
 use super::{Call, HttpSettings, admin, audit, detect, health, jobs, openai};
-use crate::tokens::Scope;
 
 /// What a handler gives.
 pub type Answered = Pin<Box<dyn Future<Output = Result<HttpResponse, ApiError>>>>;
@@ -133,7 +134,7 @@ pub enum Time {
 
 /// Where a parameter is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum ParameterPlace {
     /// In the path.
     Path,
     /// In the query; may be left out.
@@ -144,7 +145,7 @@ pub enum Place {
     Header,
 }
 
-impl Place {
+impl ParameterPlace {
     /// Whether it is in the query.
     pub fn is_query(self) -> bool {
         matches!(self, Self::Query | Self::NeededQuery)
@@ -293,7 +294,7 @@ pub struct Parameter {
     /// Its name.
     pub name: &'static str,
     /// Where it is.
-    pub place: Place,
+    pub place: ParameterPlace,
     /// What it holds.
     pub kind: Kind,
     /// What it is for.
@@ -337,7 +338,7 @@ pub struct Endpoint {
     /// Error codes of its own; see [`Self::codes`].
     pub errors: &'static [ErrorCode],
     /// The audit's word for it, if every call is written down.
-    pub action: Option<&'static str>,
+    pub action: Option<Action>,
     /// Whether it takes the header `Idempotency-Key`.
     pub idempotent: bool,
     /// In which shape errors are answered.
@@ -392,15 +393,15 @@ impl Endpoint {
 }
 
 const fn path(name: &'static str, kind: Kind, about: &'static str) -> Parameter {
-    Parameter { name, place: Place::Path, kind, about }
+    Parameter { name, place: ParameterPlace::Path, kind, about }
 }
 
 const fn query(name: &'static str, kind: Kind, about: &'static str) -> Parameter {
-    Parameter { name, place: Place::Query, kind, about }
+    Parameter { name, place: ParameterPlace::Query, kind, about }
 }
 
 const fn needed(name: &'static str, kind: Kind, about: &'static str) -> Parameter {
-    Parameter { name, place: Place::NeededQuery, kind, about }
+    Parameter { name, place: ParameterPlace::NeededQuery, kind, about }
 }
 
 const fn json<T: ToSchema>(status: u16, about: &'static str) -> Answer {
@@ -427,7 +428,7 @@ const RING: Parameter = path("alias", Kind::Name, "The ring.");
 const VERSION: Parameter = path("version", Kind::Version, "The version.");
 const IDEMPOTENCY_KEY: Parameter = Parameter {
     name: "Idempotency-Key",
-    place: Place::Header,
+    place: ParameterPlace::Header,
     kind: Kind::IdempotencyKey,
     about: "A name for this request: repeated within a day, it gets the first answer and is not done again.",
 };
@@ -488,7 +489,7 @@ const GENERATION: Endpoint = Endpoint {
         ErrorCode::ModelUnavailable,
         ErrorCode::Draining,
     ],
-    action: Some("generate"),
+    action: Some(Action::Generate),
     shape: Shape::OpenAi,
     time: Time::Long,
     ..ROW
@@ -634,7 +635,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
         summary: "Looks for marks in one text",
         body: Body::Json { schema: Described::of::<d::DetectRequest>(), limit: BODY },
         answers: &[json::<d::Detection>(200, "What was found, as far as the token's scopes let it see.")],
-        action: Some("detect"),
+        action: Some(Action::Detect),
         handler: |call| Box::pin(detect::one(call)),
         ..DETECTION
     },
@@ -647,7 +648,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
             limit: Limit::Setting(|settings| settings.batch_limit),
         },
         answers: &[json::<d::BatchResponse>(200, "What was found in each.")],
-        action: Some("detect.batch"),
+        action: Some(Action::DetectBatch),
         handler: |call| Box::pin(detect::batch(call)),
         ..DETECTION
     },
@@ -675,7 +676,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
             schema: Some(Described::of::<d::StreamLine>()),
             about: "One line for each line with something in it; faults of a line are in its own.",
         }],
-        action: Some("detect.stream"),
+        action: Some(Action::DetectStream),
         handler: |call| Box::pin(detect::lines(call)),
         ..DETECTION
     },
@@ -700,7 +701,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
             ErrorCode::TokenizerNotLoaded,
             ErrorCode::Overloaded,
         ],
-        action: Some("job.create"),
+        action: Some(Action::JobCreate),
         idempotent: true,
         handler: |call| Box::pin(jobs::create(call)),
         ..OF_JOB
@@ -736,7 +737,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
             ErrorCode::JobUploading,
             ErrorCode::JobElsewhere,
         ],
-        action: Some("job.upload"),
+        action: Some(Action::JobUpload),
         time: Time::Long,
         handler: |call| Box::pin(jobs::input(call)),
         ..OF_JOB
@@ -748,7 +749,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
         summary: "Ends a job and removes its files: at once if it waits, else within seconds",
         answers: &[json::<j::JobChanged>(200, "The job.")],
         errors: &[ErrorCode::UnknownJob, ErrorCode::JobState],
-        action: Some("job.cancel"),
+        action: Some(Action::JobCancel),
         idempotent: true,
         handler: |call| Box::pin(jobs::cancel(call)),
         ..OF_JOB
@@ -826,7 +827,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
         body: takes::<a::RingCreate>(),
         answers: &[json::<a::Ring>(201, "The ring.")],
         errors: &[ErrorCode::AliasNotAllowed, ErrorCode::RingExists],
-        action: Some("ring.create"),
+        action: Some(Action::RingCreate),
         handler: |call| Box::pin(admin::rings::create(call)),
         ..ADMIN_WRITE
     },
@@ -849,7 +850,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
         body: takes::<a::RingChange>(),
         answers: &[json::<a::Ring>(200, "The ring as it is now.")],
         errors: &[ErrorCode::AliasNotAllowed, ErrorCode::UnknownAlias],
-        action: Some("ring.change"),
+        action: Some(Action::RingChange),
         handler: |call| Box::pin(admin::rings::change(call)),
         ..ADMIN_WRITE
     },
@@ -868,7 +869,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
             ErrorCode::AlreadyRotating,
             ErrorCode::CalibrationFailed,
         ],
-        action: Some("key.rotate"),
+        action: Some(Action::KeyRotate),
         handler: |call| Box::pin(admin::rings::rotate(call)),
         ..ADMIN_WRITE
     },
@@ -879,7 +880,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
         parameters: &[RING],
         answers: &[json::<a::RotationAborted>(200, "The version that stays pending.")],
         errors: &[ErrorCode::AliasNotAllowed, ErrorCode::UnknownAlias, ErrorCode::NotRotating],
-        action: Some("key.abort_rotation"),
+        action: Some(Action::KeyAbortRotation),
         handler: |call| Box::pin(admin::rings::abort(call)),
         ..ADMIN_WRITE
     },
@@ -896,7 +897,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
             ErrorCode::KeyExists,
             ErrorCode::WrappedKeyRefused,
         ],
-        action: Some("key.import"),
+        action: Some(Action::KeyImport),
         handler: |call| Box::pin(admin::rings::import(call)),
         ..ADMIN_WRITE
     },
@@ -908,7 +909,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
         parameters: &[RING],
         answers: &[json::<a::VersionChanged>(201, "The new version.")],
         errors: &[ErrorCode::AliasNotAllowed, ErrorCode::UnknownAlias],
-        action: Some("key.create"),
+        action: Some(Action::KeyCreate),
         handler: |call| Box::pin(admin::rings::create_version(call)),
         ..ADMIN_WRITE
     },
@@ -916,7 +917,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
         path: "/v1/admin/rings/{alias}/versions/{version}/disable",
         id: "disable_key",
         summary: "Takes a version out of detection",
-        action: Some("key.disable"),
+        action: Some(Action::KeyDisable),
         handler: |call| Box::pin(admin::rings::disable(call)),
         ..STEP
     },
@@ -924,7 +925,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
         path: "/v1/admin/rings/{alias}/versions/{version}/enable",
         id: "enable_key",
         summary: "Takes a disabled version back into detection",
-        action: Some("key.enable"),
+        action: Some(Action::KeyEnable),
         handler: |call| Box::pin(admin::rings::enable(call)),
         ..STEP
     },
@@ -932,7 +933,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
         path: "/v1/admin/rings/{alias}/versions/{version}/compromise",
         id: "compromise_key",
         summary: "Notes that others may hold a version: it marks no more, and detects only when asked",
-        action: Some("key.compromise"),
+        action: Some(Action::KeyCompromise),
         handler: |call| Box::pin(admin::rings::compromise(call)),
         ..STEP
     },
@@ -940,7 +941,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
         path: "/v1/admin/rings/{alias}/versions/{version}/cancel-destroy",
         id: "cancel_destroy_key",
         summary: "Calls off a destruction",
-        action: Some("key.cancel_destroy"),
+        action: Some(Action::KeyCancelDestroy),
         handler: |call| Box::pin(admin::rings::cancel_destroy(call)),
         ..STEP
     },
@@ -959,7 +960,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
             ErrorCode::AlreadyRotating,
             ErrorCode::DestroyNotAllowed,
         ],
-        action: Some("key.schedule_destroy"),
+        action: Some(Action::KeyScheduleDestroy),
         handler: |call| Box::pin(admin::rings::schedule_destroy(call)),
         ..ADMIN_WRITE
     },
@@ -978,7 +979,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
             ErrorCode::KeyDestroyed,
             ErrorCode::WrappedKeyRefused,
         ],
-        action: Some("key.export"),
+        action: Some(Action::KeyExport),
         handler: |call| Box::pin(admin::rings::export(call)),
         ..ADMIN_WRITE
     },
@@ -1015,7 +1016,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
             ErrorCode::KeyDestroyed,
             ErrorCode::ReportOfOtherKey,
         ],
-        action: Some("key.calibration"),
+        action: Some(Action::KeyCalibration),
         handler: |call| Box::pin(admin::calibration::put(call)),
         ..ADMIN_WRITE
     },
@@ -1050,7 +1051,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
             ErrorCode::Overloaded,
             ErrorCode::ModelUnavailable,
         ],
-        action: Some("key.calibrate"),
+        action: Some(Action::KeyCalibrate),
         // Its body is read as it comes; done again, it gives the same report.
         idempotent: false,
         time: Time::Long,
@@ -1063,7 +1064,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
         summary: "Wraps every master and secret under the key-encryption key in use",
         answers: &[json::<a::Rewrapped>(200, "How many were wrapped anew.")],
         errors: &[ErrorCode::AliasNotAllowed],
-        action: Some("key.rewrap"),
+        action: Some(Action::KeyRewrap),
         time: Time::Long,
         handler: |call| Box::pin(admin::rings::rewrap(call)),
         ..ADMIN_WRITE
@@ -1085,7 +1086,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
         body: takes::<a::ProfileCreate>(),
         answers: &[json::<a::ProfileStored>(201, "The profile's id.")],
         errors: &[ErrorCode::AliasNotAllowed],
-        action: Some("profile.create"),
+        action: Some(Action::ProfileCreate),
         handler: |call| Box::pin(admin::profiles::create(call)),
         ..ADMIN_WRITE
     },
@@ -1108,7 +1109,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
         body: takes::<a::ProfileNamed>(),
         answers: &[json::<a::ProfileStored>(200, "What the name means now.")],
         errors: &[ErrorCode::AliasNotAllowed, ErrorCode::UnknownProfile],
-        action: Some("profile.name"),
+        action: Some(Action::ProfileName),
         handler: |call| Box::pin(admin::profiles::name(call)),
         ..ADMIN_WRITE
     },
@@ -1130,7 +1131,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
         body: takes::<a::TokenCreate>(),
         answers: &[json::<a::TokenCreated>(201, "The token.")],
         errors: &[ErrorCode::AliasNotAllowed],
-        action: Some("token.create"),
+        action: Some(Action::TokenCreate),
         handler: |call| Box::pin(admin::tokens::create(call)),
         ..ADMIN_WRITE
     },
@@ -1141,7 +1142,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
         parameters: &[path("token_id", Kind::TokenId, "The token's public part.")],
         answers: &[json::<a::TokenRevoked>(200, "It is revoked.")],
         errors: &[ErrorCode::AliasNotAllowed, ErrorCode::UnknownToken],
-        action: Some("token.revoke"),
+        action: Some(Action::TokenRevoke),
         handler: |call| Box::pin(admin::tokens::revoke(call)),
         ..ADMIN_WRITE
     },
@@ -1184,7 +1185,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
         access: AUDIT,
         answers: &[json::<au::VerifyReport>(200, "What was found.")],
         errors: &[ErrorCode::AliasNotAllowed, ErrorCode::StoreUnavailable, ErrorCode::Overloaded],
-        action: Some("audit.verify"),
+        action: Some(Action::AuditVerify),
         time: Time::Long,
         handler: |call| Box::pin(audit::verify(call)),
         ..ROW
@@ -1211,7 +1212,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
             ErrorCode::RangeTooLarge,
             ErrorCode::Overloaded,
         ],
-        action: Some("audit.export"),
+        action: Some(Action::AuditExport),
         time: Time::Long,
         handler: |call| Box::pin(audit::evidence(call)),
         ..ROW

@@ -7,14 +7,13 @@ use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use dandyroll_api::problem::{ErrorEnvelope, ErrorObject, Problem};
-
-use crate::audit::AuditError;
-use crate::calibration::ReportError;
-use crate::idempotency::IdempotencyError;
-use crate::keys::KeyError;
-use crate::profiles::ProfileError;
-use crate::store::StoreError;
-use crate::tokens::{OptOutRefused, TokenError};
+use dandyroll_ledger::audit::AuditError;
+use dandyroll_ledger::calibration::ReportError;
+use dandyroll_ledger::idempotency::IdempotencyError;
+use dandyroll_ledger::keys::KeyError;
+use dandyroll_ledger::profiles::ProfileError;
+use dandyroll_ledger::store::StoreError;
+use dandyroll_ledger::tokens::{OptOutRefused, TokenError};
 
 /// Who can make the error go away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

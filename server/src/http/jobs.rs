@@ -4,15 +4,15 @@ use actix_web::HttpResponse;
 use actix_web::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
 use bytes::Bytes;
 use dandyroll_api::jobs as wire;
+use dandyroll_ledger::audit::{Completion, Detail, DetailValue, Outcome, Subject};
+use dandyroll_service::jobs::{JobCursor, JobError, JobId, Jobs};
+use dandyroll_service::{AUDIT_WAIT, Asker};
 use futures_util::StreamExt;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::call::{Call, Done, created, ok};
 use super::error::{ApiError, ErrorCode};
-use crate::audit::{Completion, Detail, DetailValue, Outcome, Subject};
-use crate::jobs::{JobCursor, JobError, JobId, Jobs};
-use crate::{AUDIT_WAIT, Asker};
 
 impl From<JobError> for ApiError {
     fn from(error: JobError) -> Self {

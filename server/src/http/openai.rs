@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use actix_web::HttpResponse;
 use dandyroll_api::openai::{ChatRequest, CompletionRequest, Model as Described, ModelList};
+use dandyroll_service::generation::{Answer, Generating, GenerationError, Model, Order};
 use futures_util::StreamExt;
 
 use super::call::{Call, ok};
 use super::error::{ApiError, ErrorCode};
-use crate::generation::{Answer, Generating, GenerationError, Model, Order};
 
 impl From<&GenerationError> for ApiError {
     fn from(error: &GenerationError) -> Self {

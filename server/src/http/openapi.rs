@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use utoipa::openapi::{RefOr, Schema};
 
 use super::HttpSettings;
-use super::endpoints::{Access, Answer, Body, Described, ENDPOINTS, Endpoint, Place};
+use super::endpoints::{Access, Answer, Body, Described, ENDPOINTS, Endpoint, ParameterPlace};
 use super::error::{ErrorCode, Shape};
 
 /// The document as text, pretty-printed, its keys in a fixed order.
@@ -109,14 +109,14 @@ fn operation(endpoint: &Endpoint, schemas: &mut Schemas) -> Value {
     if endpoint.all_parameters().next().is_some() {
         let parameters = endpoint.all_parameters().map(|parameter| {
             let place = match parameter.place {
-                Place::Path => "path",
-                Place::Query | Place::NeededQuery => "query",
-                Place::Header => "header",
+                ParameterPlace::Path => "path",
+                ParameterPlace::Query | ParameterPlace::NeededQuery => "query",
+                ParameterPlace::Header => "header",
             };
             json!({
                 "name": parameter.name,
                 "in": place,
-                "required": matches!(parameter.place, Place::Path | Place::NeededQuery),
+                "required": matches!(parameter.place, ParameterPlace::Path | ParameterPlace::NeededQuery),
                 "description": parameter.about,
                 "schema": parameter.kind.schema(),
             })

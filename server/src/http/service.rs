@@ -6,18 +6,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use dandyroll_api::health::Reason;
+use dandyroll_ledger::audit::PublicKey;
+use dandyroll_ledger::keys::State;
+use dandyroll_ledger::node::Node;
+use dandyroll_service::detection::Detecting;
+use dandyroll_service::generation::Generating;
+use dandyroll_service::jobs::Jobs;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
 use super::HttpSettings;
 use super::auth::Limits;
-use crate::audit::PublicKey;
-use crate::detection::Detecting;
-use crate::generation::Generating;
-use crate::jobs::Jobs;
-use crate::keys::State;
-use crate::node::Node;
-use crate::telemetry::metrics::{Gauges, Metrics};
+use crate::telemetry::metrics::{Exporter, Gauges};
 
 /// What all requests of one server share.
 pub struct Service {
@@ -26,7 +26,7 @@ pub struct Service {
     pub(super) detecting: Detecting,
     pub(super) generating: Generating,
     pub(super) jobs: Jobs,
-    pub(super) metrics: Metrics,
+    pub(super) metrics: Exporter,
     pub(super) limits: Limits,
     pub(super) runtime: Handle,
     pub(super) checkpoints: PathBuf,
@@ -69,7 +69,7 @@ impl Service {
     }
 
     /// Where measurements go.
-    pub fn metrics(&self) -> &Metrics {
+    pub fn metrics(&self) -> &Exporter {
         &self.metrics
     }
 

@@ -6,8 +6,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use dandyroll_detector::Verdict;
-use metrics::{Counter, Histogram, Key, Label, Level, Metadata, Recorder, Unit};
+use dandyroll_service::metrics::Metrics;
+use metrics::{Key, Label, Level, Metadata, Recorder, Unit};
 use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
 const METADATA: Metadata<'static> = Metadata::new("dandyroll", Level::INFO, None);
@@ -30,34 +30,6 @@ pub struct RequestRecord {
     pub took: Duration,
 }
 
-/// One generation, told once, when it ended.
-#[derive(Clone, Copy, Debug)]
-pub struct GenerationRecord {
-    /// Tokens of the prompt.
-    pub prompt_tokens: u64,
-    /// Tokens generated.
-    pub generated_tokens: u64,
-    /// Whether they were marked.
-    pub marked: bool,
-    /// Until the first token: waiting for the model and reading the prompt. `None` if there was none.
-    pub first_token: Option<Duration>,
-    /// From the first token to the end.
-    pub decode: Duration,
-}
-
-/// One detection, told once, when it ended.
-#[derive(Clone, Copy, Debug)]
-pub struct DetectionRecord {
-    /// The verdict.
-    pub verdict: Verdict,
-    /// Tokens of the text.
-    pub tokens: u64,
-    /// Hypotheses tried.
-    pub hypotheses: u64,
-    /// Judging it, waiting for a model included.
-    pub took: Duration,
-}
-
 /// What is read at the moment of scraping.
 #[derive(Clone, Debug)]
 pub struct Gauges {
@@ -75,49 +47,29 @@ pub struct Gauges {
     pub detection_limit: f64,
 }
 
-/// What counts texts: registered once, because a text of a batch takes some twenty microseconds.
-struct Detections {
-    detected: Counter,
-    inconclusive: Counter,
-    not_detected: Counter,
-    too_short: Counter,
-    tokens: Counter,
-    hypotheses: Counter,
-    seconds: Histogram,
-}
-
-/// The recorder. Clones share it.
+/// What records, and shows what was recorded. Clones share it.
 #[derive(Clone)]
-pub struct Metrics {
+pub struct Exporter {
     recorder: Arc<PrometheusRecorder>,
     handle: PrometheusHandle,
-    detections: Arc<Detections>,
+    service: Metrics,
 }
 
-impl std::fmt::Debug for Metrics {
+impl std::fmt::Debug for Exporter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Metrics")
+        f.write_str("Exporter")
     }
 }
 
-impl Metrics {
+impl Exporter {
     /// An empty recorder.
     pub fn new() -> Result<Self, BuildError> {
         let recorder = PrometheusBuilder::new().set_buckets(&SECONDS)?.build_recorder();
-        let counter = |name, labels: &[_]| recorder.register_counter(&Self::key(name, labels), &METADATA);
-        let of = |verdict: Verdict| counter("dandyroll_detections_total", &[("verdict", verdict.name())]);
-        let detections = Arc::new(Detections {
-            detected: of(Verdict::Detected),
-            inconclusive: of(Verdict::Inconclusive),
-            not_detected: of(Verdict::NotDetected),
-            too_short: of(Verdict::TooShort),
-            tokens: counter("dandyroll_detected_tokens_total", &[]),
-            hypotheses: counter("dandyroll_hypotheses_total", &[]),
-            seconds: recorder.register_histogram(&Self::key("dandyroll_detection_seconds", &[]), &METADATA),
-        });
-        let metrics = Self { handle: recorder.handle(), recorder: Arc::new(recorder), detections };
-        metrics.describe();
-        Ok(metrics)
+        let (handle, recorder) = (recorder.handle(), Arc::new(recorder));
+        let service = Metrics::new(recorder.clone());
+        let exporter = Self { recorder, handle, service };
+        exporter.describe();
+        Ok(exporter)
     }
 
     fn describe(&self) {
@@ -138,16 +90,6 @@ impl Metrics {
             "dandyroll_refused_unwritten_total",
             "Callers without a valid token turned away without an audit row",
         );
-        counter("dandyroll_prompt_tokens_total", "Tokens of prompts");
-        counter("dandyroll_generated_tokens_total", "Tokens generated");
-        seconds(
-            "dandyroll_generation_seconds",
-            "Stages of a text: until its first token, and from there to its end",
-        );
-        counter("dandyroll_detections_total", "Texts judged, by verdict");
-        counter("dandyroll_detected_tokens_total", "Tokens of texts looked at");
-        counter("dandyroll_hypotheses_total", "Hypotheses tried");
-        seconds("dandyroll_detection_seconds", "Judging a text, waiting for a model included");
         gauge("dandyroll_ready", "1 if requests should be sent here");
         gauge("dandyroll_store_up", "1 if the database answered at the last try");
         gauge("dandyroll_key_versions", "Key versions in memory by state");
@@ -177,6 +119,11 @@ impl Metrics {
         self.recorder.register_gauge(&Self::key(name, labels), &METADATA)
     }
 
+    /// What detection and generation record to.
+    pub fn service(&self) -> &Metrics {
+        &self.service
+    }
+
     /// A request came in; told again with the answer by [`Self::request`].
     pub fn in_flight(&self) -> metrics::Gauge {
         self.gauge("dandyroll_http_in_flight", &[])
@@ -196,32 +143,6 @@ impl Metrics {
     /// A caller was turned away without an audit row.
     pub fn refused_unwritten(&self) {
         self.count("dandyroll_refused_unwritten_total", &[], 1);
-    }
-
-    /// A generation ended.
-    pub fn generation(&self, record: &GenerationRecord) {
-        let marked = [("marked", if record.marked { "yes" } else { "no" })];
-        self.count("dandyroll_prompt_tokens_total", &[], record.prompt_tokens);
-        self.count("dandyroll_generated_tokens_total", &marked, record.generated_tokens);
-        if let Some(first_token) = record.first_token {
-            self.seconds("dandyroll_generation_seconds", &[("stage", "first_token")], first_token);
-            self.seconds("dandyroll_generation_seconds", &[("stage", "decode")], record.decode);
-        }
-    }
-
-    /// A detection ended.
-    pub fn detection(&self, record: &DetectionRecord) {
-        let all = &*self.detections;
-        let verdict = match record.verdict {
-            Verdict::Detected => &all.detected,
-            Verdict::Inconclusive => &all.inconclusive,
-            Verdict::NotDetected => &all.not_detected,
-            Verdict::TooShort => &all.too_short,
-        };
-        verdict.increment(1);
-        all.tokens.increment(record.tokens);
-        all.hypotheses.increment(record.hypotheses);
-        all.seconds.record(record.took.as_secs_f64());
     }
 
     /// Everything in Prometheus's text format.
@@ -274,11 +195,14 @@ fn status_name(status: u16) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use dandyroll_detector::Verdict;
+    use dandyroll_service::metrics::{DetectionRecord, GenerationRecord};
+
     use super::*;
 
     #[test]
     fn what_was_recorded_is_rendered() {
-        let metrics = Metrics::new().unwrap();
+        let metrics = Exporter::new().unwrap();
         let took = Duration::from_millis(3);
         metrics.request(&RequestRecord {
             route: "/x",
@@ -287,14 +211,19 @@ mod tests {
             code: Some("rate_limited"),
             took,
         });
-        metrics.generation(&GenerationRecord {
+        metrics.service().generation(&GenerationRecord {
             prompt_tokens: 5,
             generated_tokens: 7,
             marked: true,
             first_token: Some(took),
             decode: took,
         });
-        metrics.detection(&DetectionRecord { verdict: Verdict::Detected, tokens: 9, hypotheses: 2, took });
+        metrics.service().detection(&DetectionRecord {
+            verdict: Verdict::Detected,
+            tokens: 9,
+            hypotheses: 2,
+            took,
+        });
         let gauges = Gauges {
             ready: true,
             store_up: false,
@@ -323,6 +252,6 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line} not in\n{text}");
         }
-        assert!(!Metrics::new().unwrap().render(&gauges).contains("rate_limited"), "two recorders mix");
+        assert!(!Exporter::new().unwrap().render(&gauges).contains("rate_limited"), "two recorders mix");
     }
 }

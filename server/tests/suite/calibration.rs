@@ -5,16 +5,17 @@ use std::io::{Read, Write};
 use std::path::Path;
 
 use dandyroll_api::calibration::{CalibrationCorpus, CalibrationReport};
-use dandyroll_detector::{Calibration, CalibrationCounts, Detector, Hypothesis, Mode, Policy, Text};
+use dandyroll_detector::{Calibration, Detector, Hypothesis, Mode, Policy, Text};
+use dandyroll_ledger::calibration::{self, count_text};
+use dandyroll_ledger::keys::{Alias, Kek, Version};
+use dandyroll_ledger::tokens::Scope;
 use dandyroll_scheme::{KeyId, ListKey, Profile, Recipe, Sha256Digest};
-use dandyroll_server::calibration::{self, count_text};
-use dandyroll_server::keys::{Alias, Kek, Version};
-use dandyroll_server::tokens::Scope;
 use dandyroll_vocab::normalise;
 use serde_json::{Value, json};
 
 use crate::model::Fixture;
 use crate::place::Place;
+use crate::report::sample;
 use crate::served::{Reply, Served, grant};
 use crate::texts;
 
@@ -28,16 +29,6 @@ on_both!(
     texts_that_cannot_be_counted_are_refused_by_their_line,
     who_leaves_in_the_middle_has_calibrated_nothing,
 );
-
-/// A report of that key, on 3000 texts of which so many reach the level 10⁻²: up to 45 are nominal, 90 are not.
-pub(crate) fn sample(key: &KeyId, positives: u32) -> CalibrationReport {
-    let mut bands = [CalibrationCounts::default(); 5];
-    bands[2] = CalibrationCounts { texts: 3000, positives: [positives, 0, 0] };
-    let found = Calibration::of_counts(bands, 0).unwrap();
-    let profile = Recipe::prose_v1().bind(Sha256Digest([1; 32]), None).unwrap().id();
-    let corpus = CalibrationCorpus { name: "texts.jsonl".into(), sha256: "0f".repeat(32), documents: 3000 };
-    calibration::report(key, &profile, "model-free", 16, vec![corpus], &found).unwrap()
-}
 
 fn alias() -> Alias {
     "default".parse().unwrap()

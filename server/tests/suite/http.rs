@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use dandyroll_ledger::tokens::{RateLimit, Scope};
 use dandyroll_server::http::docs;
 use dandyroll_server::http::openapi;
-use dandyroll_server::tokens::{RateLimit, Scope};
 use serde_json::{Value, json};
 
 use crate::place::Place;
@@ -180,7 +180,7 @@ async fn tokens_are_made_shown_once_and_revoked(place: Place) {
     for listed in [server.get("/v1/admin/tokens").await, server.get("/v1/audit/entries").await] {
         assert!(listed.text.contains(id) && !listed.text.contains(secret), "{}", listed.text);
     }
-    let now = dandyroll_server::Timestamp::now;
+    let now = dandyroll_ledger::Timestamp::now;
     server.until(|| server.service.node().snapshot().tokens.authenticate(&token, now()).is_ok()).await;
     let mut last = Vec::new();
     for _ in 0..4 {
@@ -274,16 +274,16 @@ async fn the_audit_is_read_verified_and_exported(place: Place) {
         "{report}"
     );
     let key = server.get("/v1/audit/public-key").await.good();
-    let key: dandyroll_server::audit::PublicKey = key["key"].as_str().unwrap().parse().unwrap();
+    let key: dandyroll_ledger::audit::PublicKey = key["key"].as_str().unwrap().parse().unwrap();
     server.service.node().seal().await.unwrap();
     let evidence =
         server.get("/v1/audit/evidence?from=2020-01-01T00:00:00Z&to=2999-01-01T00:00:00%2B01:00").await;
     assert_eq!((evidence.status, evidence.header("content-type")), (200, "application/x-ndjson"));
-    let proven = dandyroll_server::audit::evidence::check(evidence.text.as_bytes(), &key).unwrap().entries;
+    let proven = dandyroll_ledger::audit::evidence::check(evidence.text.as_bytes(), &key).unwrap().entries;
     assert!(proven >= 2, "{proven}");
     let points = server.get("/v1/audit/checkpoints").await.good();
     let line = points["checkpoints"][0]["line"].as_str().unwrap();
-    assert!(dandyroll_server::audit::Checkpoint::parse(line).unwrap().is_signed_by(&key));
+    assert!(dandyroll_ledger::audit::Checkpoint::parse(line).unwrap().is_signed_by(&key));
     // What is wrong is told by its name.
     place.tamper(&["UPDATE audit_entries SET actor = 'mallory' WHERE seq = 2"]).await;
     let report = server.get("/v1/audit/verify").await.good();

@@ -1,10 +1,10 @@
 //! A request that is repeated under its Idempotency-Key is done once, whatever happened in between.
 
+use dandyroll_ledger::tokens::Scope;
 use serde_json::{Value, json};
 
 use crate::place::Place;
 use crate::served::{Reply, Served, grant};
-use dandyroll_server::tokens::Scope;
 
 on_both!(
     a_repetition_gets_the_first_answer_and_does_nothing,

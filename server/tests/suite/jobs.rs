@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use dandyroll_server::tokens::{Grant, Scope};
+use dandyroll_ledger::tokens::{Grant, Scope};
 use serde_json::{Value, json};
 
 use crate::place::Place;

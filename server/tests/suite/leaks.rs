@@ -3,13 +3,13 @@
 
 use std::sync::PoisonError;
 
-use dandyroll_server::keys::{Alias, Kek};
+use dandyroll_ledger::keys::{Alias, Kek};
 use hmac::{Hmac, KeyInit, Mac};
 use serde_json::{Value, json};
 use sha2::Sha256;
 
 use crate::place::{KEK, Place};
-use crate::secrets::{contains, dump};
+use crate::place::{contains, dump};
 use crate::served::{REPLIES, Reply};
 use crate::texts::{log, start_engine};
 
@@ -63,7 +63,7 @@ async fn secrets_are_in_no_reply_and_no_log(place: Place) {
     let token = made["token"].as_str().unwrap().to_owned();
     let id = made["info"]["id"].as_str().unwrap().to_owned();
     let known = || {
-        let now = dandyroll_server::Timestamp::now();
+        let now = dandyroll_ledger::Timestamp::now();
         server.service.node().snapshot().tokens.authenticate(&token, now).is_ok()
     };
     server.until(known).await;

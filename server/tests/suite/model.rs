@@ -9,8 +9,8 @@ use dandyroll_detector::Windows;
 use dandyroll_generator::onnx::{ModelDirectory, OnnxModel, Options};
 use dandyroll_generator::{Lexicon, LogitSource, Progress, Request, generate, score};
 use dandyroll_scheme::{ContextWidth, Nats, Profile, Recipe, Sha256Digest, TokenId};
-use dandyroll_server::detection::{DetectionError, Entropies, Reader, Tokenizer};
-use dandyroll_server::generation::{Model, ModelError, NextStep, Steps, Turn};
+use dandyroll_service::detection::{DetectionError, Entropies, Reader, Tokenizer};
+use dandyroll_service::generation::{Model, ModelError, NextStep, Steps, Turn};
 use dandyroll_vocab::Vocabulary;
 use tokio::sync::mpsc;
 

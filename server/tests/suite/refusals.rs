@@ -4,14 +4,14 @@ use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::time::Duration;
 
+use dandyroll_ledger::keys::{Alias, Version};
+use dandyroll_ledger::tokens::{RateLimit, Scope};
 use dandyroll_server::http::ErrorCode;
 use dandyroll_server::http::error::Who;
-use dandyroll_server::keys::{Alias, Version};
-use dandyroll_server::tokens::{RateLimit, Scope};
 use serde_json::{Value, json};
 
-use crate::calibration::sample;
 use crate::place::Place;
+use crate::report::sample;
 use crate::served::{Reply, Served, grant};
 
 on_both!(every_code_is_answered_as_the_table_says, hostile_requests_are_answered_and_the_server_lives);

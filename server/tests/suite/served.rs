@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use dandyroll_ledger::tokens::{Grant, Policy, Scope};
 use dandyroll_server::config::{Settings, Sources};
 use dandyroll_server::http::{Application, Models, Service, StartError, Stopper};
-use dandyroll_server::tokens::{Grant, Policy, Scope};
 use serde_json::Value;
 use tokio::task::JoinHandle;
 
@@ -137,7 +137,7 @@ impl Served {
     pub(crate) async fn token(&self, grant: &Grant) -> String {
         let token = self.service.node().tokens().create(grant).await.unwrap().expose(str::to_owned);
         self.until(|| {
-            let now = dandyroll_server::Timestamp::now();
+            let now = dandyroll_ledger::Timestamp::now();
             self.service.node().snapshot().tokens.authenticate(&token, now).is_ok()
         })
         .await;

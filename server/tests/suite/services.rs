@@ -12,17 +12,18 @@ use dandyroll_api::problem::Problem;
 use dandyroll_detector::{
     Background, Correction, Detector, Hypothesis, Mode, Policy as Bounds, Text, Verdict,
 };
+use dandyroll_ledger::Timestamp;
+use dandyroll_ledger::keys::{Alias, NewRing, Target, Version};
+use dandyroll_ledger::node::Node;
+use dandyroll_ledger::store::{EntryFilter, StoredEntry};
+use dandyroll_ledger::tokens::{Grant, Policy, Scope};
 use dandyroll_scheme::Recipe;
-use dandyroll_server::detection::{Detecting, DetectionError, DetectionSettings, ToProblem, Tokenizer};
-use dandyroll_server::generation::{
+use dandyroll_server::telemetry::metrics::Exporter;
+use dandyroll_service::Asker;
+use dandyroll_service::detection::{Detecting, DetectionError, DetectionSettings, ToProblem, Tokenizer};
+use dandyroll_service::generation::{
     Answer, Event, Generating, GenerationError, GenerationSettings, Model, Order, Running,
 };
-use dandyroll_server::keys::{Alias, NewRing, Target, Version};
-use dandyroll_server::node::Node;
-use dandyroll_server::store::{EntryFilter, StoredEntry};
-use dandyroll_server::telemetry::metrics::Metrics;
-use dandyroll_server::tokens::{Grant, Policy, Scope};
-use dandyroll_server::{Asker, Timestamp};
 use dandyroll_vocab::normalise;
 use futures_util::{StreamExt, stream};
 
@@ -68,7 +69,7 @@ async fn world(place: &Place, settings: DetectionSettings) -> World {
     node.refresh().await.unwrap();
     node.refresh().await.unwrap();
     let models: Vec<Arc<dyn Model>> = vec![Arc::new(FixtureModel(Arc::clone(&fixture)))];
-    let metrics = Metrics::new().unwrap();
+    let metrics = Exporter::new().unwrap().service().clone();
     let generating =
         Generating::new(node.clone(), metrics.clone(), models, GenerationSettings::standard()).unwrap();
     let detecting = Detecting::start(node.clone(), metrics, vec![fixture.tokenizer()], settings).unwrap();
@@ -90,7 +91,7 @@ fn asker(scopes: &[Scope], policy: Policy, aliases: Option<&[&str]>) -> Asker {
     };
     let id = "aaaaaaaaaaaaaaaa".parse().unwrap();
     let token =
-        dandyroll_server::tokens::TokenInfo { id, grant, created_at: Timestamp::now(), revoked_at: None };
+        dandyroll_ledger::tokens::TokenInfo { id, grant, created_at: Timestamp::now(), revoked_at: None };
     Asker { token, request: "rq_test".into() }
 }
 
@@ -436,8 +437,13 @@ async fn windows_of_a_profile_s_background_list_are_not_scored(place: Place) {
 
     let tokenizer = Tokenizer { backgrounds: vec![Arc::new(list)], ..fixture.tokenizer() };
     let settings = DetectionSettings::standard();
-    let detecting =
-        Detecting::start(world.node.clone(), Metrics::new().unwrap(), vec![tokenizer], settings).unwrap();
+    let detecting = Detecting::start(
+        world.node.clone(),
+        Exporter::new().unwrap().service().clone(),
+        vec![tokenizer],
+        settings,
+    )
+    .unwrap();
     let found = detecting.detect(&reader(), request).await.unwrap().findings.unwrap();
     // No window of this text comes twice.
     let scored = |id: &str| {

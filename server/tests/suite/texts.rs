@@ -4,16 +4,16 @@ use std::io::{Read, Write};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use dandyroll_ledger::keys::NewRing;
+use dandyroll_ledger::tokens::{Grant, Policy, Scope};
 use dandyroll_scheme::Recipe;
 use dandyroll_server::http::Models;
-use dandyroll_server::keys::NewRing;
-use dandyroll_server::tokens::{Grant, Policy, Scope};
 use futures_util::StreamExt;
 use serde_json::{Value, json};
 
 use crate::model::{Fixture, FixtureModel};
 use crate::place::Place;
-use crate::secrets::{contains, dump};
+use crate::place::{contains, dump};
 use crate::served::{Reply, Served, grant};
 
 on_both!(

@@ -6,16 +6,16 @@ use actix_web::http::header::CONTENT_LENGTH;
 use bytes::Bytes;
 use dandyroll_api::calibration as wire;
 use dandyroll_api::detect::ModeName;
+use dandyroll_ledger::audit::{Completion, Detail, Receipt};
+use dandyroll_ledger::calibration;
+use dandyroll_ledger::keys::{Alias, Recorded, Version};
+use dandyroll_service::detection::DetectionError;
 use futures_util::StreamExt;
 use tokio::sync::mpsc;
 
 use super::super::call::{Call, Done, ok};
 use super::super::error::{ApiError, ErrorCode};
 use super::rings::about_version;
-use crate::audit::{Completion, Detail, Receipt};
-use crate::calibration;
-use crate::detection::DetectionError;
-use crate::keys::{Alias, Recorded, Version};
 
 pub(in super::super) async fn show(call: Call) -> Result<HttpResponse, ApiError> {
     let (alias, version) = (call.ring()?, call.version()?);

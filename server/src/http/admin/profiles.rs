@@ -2,13 +2,13 @@
 
 use actix_web::HttpResponse;
 use dandyroll_api::admin as wire;
+use dandyroll_ledger::audit::{Detail, Subject};
+use dandyroll_ledger::keys::Alias;
+use dandyroll_ledger::profiles::{self, ProfileTable};
 use dandyroll_scheme::Profile;
 
 use super::super::call::{Call, Done, created, ok, page};
 use super::super::error::{ApiError, ErrorCode};
-use crate::audit::{Detail, Subject};
-use crate::keys::Alias;
-use crate::profiles::{self, ProfileTable};
 
 fn shown(profile: &Profile, table: &ProfileTable) -> Result<wire::Profile, ApiError> {
     let id = profile.id();
@@ -50,7 +50,7 @@ pub(in super::super) async fn create(mut call: Call) -> Result<HttpResponse, Api
     let profile = dandyroll_files::profile::parse(&text).map_err(profiles::ProfileError::from)?;
     let name: Option<Alias> = match name {
         None => None,
-        Some(text) => Some(text.parse().map_err(|error: crate::keys::BadAlias| {
+        Some(text) => Some(text.parse().map_err(|error: dandyroll_ledger::keys::BadAlias| {
             ApiError::new(ErrorCode::InvalidValue, error.to_string()).parameter("name")
         })?),
     };

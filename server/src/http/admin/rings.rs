@@ -4,19 +4,19 @@ use std::time::Duration;
 
 use actix_web::HttpResponse;
 use dandyroll_api::admin as wire;
-
-use super::super::call::{Call, Done, created, ok, page};
-use super::super::error::{ApiError, ErrorCode};
-use crate::Timestamp;
-use crate::audit::{Detail, Subject};
-use crate::keys::{
+use dandyroll_ledger::Timestamp;
+use dandyroll_ledger::audit::{Detail, Subject};
+use dandyroll_ledger::keys::{
     Alias, ExportedKey, KekId, KeyError, Keys, NewRing, Ring, RingChange, RotationStatus, Step, Target,
     Version,
 };
-use crate::store::VersionRow;
+use dandyroll_ledger::store::VersionRow;
+
+use super::super::call::{Call, Done, created, ok, page};
+use super::super::error::{ApiError, ErrorCode};
 
 fn rotation(status: RotationStatus) -> wire::Rotation {
-    let names = |ids: Vec<crate::store::ServerId>| ids.iter().map(ToString::to_string).collect();
+    let names = |ids: Vec<dandyroll_ledger::store::ServerId>| ids.iter().map(ToString::to_string).collect();
     wire::Rotation {
         version: status.version.get(),
         started_at: status.started_at.to_string(),
@@ -120,7 +120,7 @@ pub(in super::super) async fn create(mut call: Call) -> Result<HttpResponse, Api
 
 /// A ring's name in a body.
 fn read_alias(text: &str) -> Result<Alias, ApiError> {
-    text.parse().map_err(|error: crate::keys::BadAlias| {
+    text.parse().map_err(|error: dandyroll_ledger::keys::BadAlias| {
         ApiError::new(ErrorCode::InvalidValue, error.to_string()).parameter("alias")
     })
 }
@@ -283,7 +283,11 @@ fn done(row: VersionRow) -> Result<Done<VersionRow>, ApiError> {
     Ok(Done { subject, ..Done::plain(row) })
 }
 
-fn changed(alias: &Alias, row: &VersionRow, receipt: &crate::audit::Receipt) -> wire::VersionChanged {
+fn changed(
+    alias: &Alias,
+    row: &VersionRow,
+    receipt: &dandyroll_ledger::audit::Receipt,
+) -> wire::VersionChanged {
     wire::VersionChanged {
         alias: alias.to_string(),
         version: version(row),

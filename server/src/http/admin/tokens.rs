@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use actix_web::HttpResponse;
 use dandyroll_api::admin as wire;
+use dandyroll_ledger::audit::{Detail, Subject};
+use dandyroll_ledger::tokens::{Grant, Policy, RateLimit, Scope, TokenError, TokenId, TokenInfo};
+use dandyroll_ledger::{Timestamp, keys};
 
 use super::super::call::{Call, Done, created, ok, page};
 use super::super::error::{ApiError, ErrorCode};
-use crate::audit::{Detail, Subject};
-use crate::tokens::{Grant, Policy, RateLimit, Scope, TokenError, TokenId, TokenInfo};
-use crate::{Timestamp, keys};
 
 fn scope(scope: wire::Scope) -> Scope {
     match scope {
