@@ -202,7 +202,9 @@ def test(arguments: list[str]) -> None:
     run("cargo", "doc", *rust, "--no-deps", "--quiet", RUSTDOCFLAGS="-D warnings")
     run(sys.executable, ROOT / "fixtures" / "prf" / "prf_v1.py", "check")
     run(sys.executable, ROOT / "fixtures" / "prf" / "min_v1.py", "check")
+    run(sys.executable, ROOT / "fixtures" / "prf" / "purposes_v1.py", "check")
     run(sys.executable, ROOT / "fixtures" / "profile" / "profile_v1.py", "check")
+    run(sys.executable, ROOT / "fixtures" / "profile" / "profile_v2.py", "check")
     run(sys.executable, ROOT / "fixtures" / "check.py")
     run("cargo", "test", *rust, *arguments, ORT_DYLIB_PATH=library)
 
@@ -220,6 +222,7 @@ def evidence(arguments: list[str]) -> None:
     more_corpora = ["--corpora", further] if (ROOT / further).is_dir() else []
     steps = {
         "null": [["--corpora", "target/evidence/human", *more_corpora]],
+        "schemes": [["--corpora", "target/evidence/human"]],
         "power": [[], [*of_width_1, "--out", "target/evidence/power-1.json"]],
     }
     prepare = {
@@ -230,7 +233,7 @@ def evidence(arguments: list[str]) -> None:
             [python, ROOT / "evidence" / "edits.py"],
         ],
     }
-    everything = ["null", "power", "background", "spans", "sweet", "threshold", "modes", "robust", "retoken"]
+    everything = ["null", "schemes", "power", "background", "spans", "sweet", "threshold", "modes", "robust", "retoken"]
     for experiment in arguments or everything:
         for step in prepare.get(experiment, []):
             run(*step, ORT_DYLIB_PATH=library)

@@ -19,7 +19,7 @@ from xml.sax.saxutils import escape
 OUT = Path(__file__).resolve().parent / "marked.svg"
 COLUMNS, LINES = 58, 15
 CHARACTER, LINE, MARGIN, TOP = 7.25, 19, 14, 74
-FILLS = {"green": "#b7ecc3", "red": "#f9c6c6"}
+FILLS = {"favoured": "#b7ecc3", "unfavoured": "#f9c6c6"}
 
 
 def section(page: str, heading: str) -> tuple[dict[str, str], list[tuple[str, str]]]:
@@ -33,7 +33,7 @@ def section(page: str, heading: str) -> tuple[dict[str, str], list[tuple[str, st
 
 
 def panel(left: float, title: str, facts: dict[str, str], pieces: list[tuple[str, str]]) -> list[str]:
-    counted = re.match(r"(\d+) of (\d+)", facts["green"])
+    counted = re.match(r"(\d+) on (\d+) positions", facts["score"])
     verdict = facts["verdict"].split(" (")[0].replace("_", " ")
     said = f"{counted[1]} of {counted[2]} green, p = {facts['p']}: {verdict}" if counted else verdict
     drawn = [

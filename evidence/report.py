@@ -309,6 +309,47 @@ def spans_section() -> str:
     )
 
 
+def schemes_section() -> str:
+    """Every built-in profile without a threshold: null on human texts, power on the model's own."""
+    report = json.loads((FOLDER / "schemes.json").read_text(encoding="utf-8"))
+    null = [
+        [
+            f"`{found['profile']}`",
+            f"{found['pairs']:,}",
+            *(f"{share['positives']} ({found['pairs'] * share['alpha']:.0f} allowed)" for share in found["null"]),
+        ]
+        for found in report["profiles"]
+    ]
+    alphas = [f"p ≤ {share['alpha']:.0e}" for share in report["profiles"][0]["null"]]
+    power = [
+        [
+            f"`{found['profile']}`",
+            f"{one['temperature']:g} / {one['top_p']:g}",
+            str(one["tokens"]),
+            f"{one['median_log10_p']:.1f}",
+            f"{one['detected_at_1e_5']} of {one['texts']}",
+            f"{one['marked_share']:.0%}",
+        ]
+        for found in report["profiles"]
+        for one in found["power"]
+    ]
+    return "\n".join(
+        [
+            "Human texts, each (text, key) pair under a key of its own: how many reach a level.",
+            "",
+            table(["profile", "pairs", *alphas], null),
+            "",
+            "Texts of the fixture model's own, a fresh key each, detected without the model. Marked: the share of the "
+            "eligible tokens in whose choice the mark took part; under `gumbel-v1` the others follow a context that had "
+            "decided a token before, or were the only ones left.",
+            "",
+            table(["profile", "temperature / top-p", "tokens", "median log₁₀ p", "found at 1e-5", "marked"], power),
+            "",
+            f"`{report['command']}`",
+        ]
+    )
+
+
 def parse_shares(command: str) -> dict[tuple, tuple[float, float, float]]:
     """(τ, δ) → share of texts that parse whole, share of which nine lines in ten do, mean share of lines that do.
 
@@ -429,6 +470,10 @@ written by that command: edit `evidence/report.py`, not this file.
 ## One key, many texts: background lists and calibration
 
 {background_section()}
+
+## Every scheme in one table
+
+{schemes_section()}
 
 ## Power, beside the best that any test could do
 

@@ -288,11 +288,12 @@ below."""
 
 def threshold_section() -> str:
     report = read("threshold")
+    profile = json.loads(report["profile"])
     rows = [r for r in report["rows"] if round(100 * r["tau"]) % 20 == 0 and r["tau"] <= 3 or r["tau"] == report["tau"]]
     return "\n\n".join(
         [
             f"`dandyroll profiles propose-threshold` on {report['positions']:,} positions of {report['documents']} human "
-            f"texts (python_heldout), for γ {report['gamma']}, δ {report['delta']:g}, h {report['context_width']}, "
+            f"texts (python_heldout), for γ {profile['gamma']}, δ {profile['delta']:g}, h {profile['context_width']}, "
             "temperature 1. No key takes part. For each position the model's distribution p gives, on average over all "
             "lists, what marking would do: with G the probability of the green tokens and α = e^δ, a green token comes with "
             "αG / (1 + (α − 1)G) (*lift* is that less γ), and the marked distribution lies δ·αG / (1 + (α − 1)G) − "

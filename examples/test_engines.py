@@ -35,7 +35,7 @@ KEYS = ("a", "b")
 
 
 #: What of a finding every way says, under one name.
-NUMBERS = ("verdict", "scored", "green", "z", "log10_p", "log10_p_adjusted")
+NUMBERS = ("verdict", "scored", "score", "expected", "z", "log10_p", "log10_p_adjusted")
 
 
 class Dump:

@@ -1,5 +1,8 @@
 //! Rings, key versions, profiles, tokens and servers: what administrators send and get.
 
+use std::fmt;
+
+use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
@@ -260,93 +263,48 @@ pub struct Rewrapped {
     pub audit_receipt: String,
 }
 
-/// What generation and detection must agree on, field for field as in the profile's canonical form.
-///
-/// `entropy_threshold` and `model_sha256` are both null or both given: entropies belong to one model.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ProfileSpec {
-    /// Always `green-list`.
-    pub algorithm: String,
-    /// SHA-256 of the list of windows that detection leaves unscored, if there is one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub background_sha256: Option<String>,
-    /// Always `raw-logits`.
-    pub bias_site: String,
-    /// h: how many previous tokens decide a list, 0 to 8.
-    pub context_width: u8,
-    /// δ in logits, 10⁻⁶ to 100.
-    pub delta: f64,
-    /// τ in nats, 0 or 10⁻⁶ to 100; null marks everywhere.
-    pub entropy_threshold: Option<f64>,
-    /// Always 1.
-    pub function_version: u32,
-    /// γ, the green share, 10⁻⁶ to 1 − 10⁻⁶.
-    pub gamma: f64,
-    /// SHA-256 of the model, if τ is given.
-    pub model_sha256: Option<String>,
-    /// `left` (all h tokens decide a list) or `min` (the one that the key ranks lowest).
-    pub seeding: String,
-    /// SHA-256 of `tokenizer.json`.
-    pub tokenizer_sha256: String,
-}
+/// What generation and detection must agree on, member for member as in the profile's canonical form. Which members
+/// there are, the algorithm says: the service's OpenAPI document has a form for each.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(transparent)]
+pub struct ProfileSpec(pub serde_json::Map<String, serde_json::Value>);
 
-mod profile_schema {
-    use serde_json::json;
-    use utoipa::openapi::{RefOr, Schema};
-    use utoipa::{PartialSchema, ToSchema};
+impl<'de> Deserialize<'de> for ProfileSpec {
+    /// An object that has each member once.
+    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+        struct Members;
 
-    use super::ProfileSpec;
+        impl<'de> Visitor<'de> for Members {
+            type Value = ProfileSpec;
 
-    /// `min` chooses among the tokens of the context, so it needs one.
-    fn form(gated: bool, seeding: &str) -> serde_json::Value {
-        let hex = json!({ "type": "string", "pattern": "^[0-9a-f]{64}$" });
-        let one = |word: &str| json!({ "type": "string", "enum": [word] });
-        let none = json!({ "type": "null" });
-        let threshold =
-            json!({ "type": "number", "minimum": 1e-6, "maximum": 100, "description": "τ in nats" });
-        json!({
-            "type": "object",
-            "title": format!("{}, seeding {seeding}", if gated { "with an entropy threshold" } else { "marks everywhere" }),
-            "additionalProperties": false,
-            "required": ["algorithm", "bias_site", "context_width", "delta", "entropy_threshold",
-                "function_version", "gamma", "model_sha256", "seeding", "tokenizer_sha256"],
-            "properties": {
-                "algorithm": one("green-list"),
-                "background_sha256": hex,
-                "bias_site": one("raw-logits"),
-                "context_width": {
-                    "type": "integer",
-                    "minimum": u8::from(seeding == "min"),
-                    "maximum": 8,
-                    "description": "h, tokens",
-                },
-                "delta": { "type": "number", "minimum": 1e-6, "maximum": 100, "description": "δ in logits" },
-                "entropy_threshold": if gated { &threshold } else { &none },
-                "function_version": { "type": "integer", "enum": [1] },
-                "gamma": { "type": "number", "minimum": 1e-6, "maximum": 0.999_999, "description": "γ, the green share" },
-                "model_sha256": if gated { &hex } else { &none },
-                "seeding": one(seeding),
-                "tokenizer_sha256": hex,
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
             }
-        })
-    }
 
-    impl PartialSchema for ProfileSpec {
-        fn schema() -> RefOr<Schema> {
-            let description =
-                "What generation and detection must agree on, as in the profile's canonical form.";
-            let forms: Vec<_> = [(false, "left"), (false, "min"), (true, "left"), (true, "min")]
-                .map(|(gated, seeding)| form(gated, seeding))
-                .into();
-            let both = json!({ "description": description, "oneOf": forms });
-            // A unit test reads it.
-            serde_json::from_value(both).map_or_else(|_| RefOr::T(Schema::default()), RefOr::T)
+            fn visit_map<A: MapAccess<'de>>(self, mut input: A) -> Result<ProfileSpec, A::Error> {
+                let mut members = serde_json::Map::new();
+                while let Some(name) = input.next_key::<String>()? {
+                    if members.contains_key(&name) {
+                        return Err(serde::de::Error::custom("a member of the profile is given twice"));
+                    }
+                    members.insert(name, input.next_value()?);
+                }
+                Ok(ProfileSpec(members))
+            }
         }
-    }
 
-    impl ToSchema for ProfileSpec {}
+        input.deserialize_map(Members)
+    }
 }
+
+impl utoipa::PartialSchema for ProfileSpec {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
+        let description = "What generation and detection must agree on, as in the profile's canonical form.";
+        utoipa::openapi::ObjectBuilder::new().description(Some(description)).into()
+    }
+}
+
+impl ToSchema for ProfileSpec {}
 
 /// Stores a profile, and lets a name mean it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -357,7 +315,6 @@ pub struct ProfileCreate {
     #[schema(pattern = "^[a-z0-9][a-z0-9._-]{0,63}$", max_length = 64)]
     pub name: Option<String>,
     /// The profile.
-    #[serde(deserialize_with = "crate::object")]
     pub profile: ProfileSpec,
 }
 
@@ -560,18 +517,4 @@ pub struct Server {
 pub struct ServerList {
     /// The servers.
     pub servers: Vec<Server>,
-}
-
-#[cfg(test)]
-mod tests {
-    use utoipa::PartialSchema;
-
-    #[test]
-    fn the_profile_schema_has_all_forms() {
-        let schema = serde_json::to_value(super::ProfileSpec::schema()).unwrap();
-        assert_eq!(schema["oneOf"].as_array().unwrap().len(), 4, "{schema}");
-        assert_eq!(schema["oneOf"][1]["properties"]["delta"]["maximum"], 100.0);
-        assert_eq!(schema["oneOf"][2]["properties"]["context_width"]["minimum"], 0);
-        assert_eq!(schema["oneOf"][3]["properties"]["context_width"]["minimum"], 1);
-    }
 }

@@ -62,6 +62,18 @@ pub enum ModeName {
     EntropyWeighted,
 }
 
+impl ModeName {
+    /// The name as it is written.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::ModelFree => "model-free",
+            Self::EntropyGated => "entropy-gated",
+            Self::EntropyWeighted => "entropy-weighted",
+        }
+    }
+}
+
 /// One text to look at.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -268,27 +280,23 @@ pub struct Finding {
     pub verdict: String,
     /// Whose mark.
     pub key: KeyRef,
-    /// Under which profiles: several if they differ only in what this mode does not read (δ, τ).
+    /// Under which profiles: several if they differ only in what this test does not read.
     pub profiles: Vec<ProfileRef>,
     /// `model-free`, `entropy-gated` or `entropy-weighted`.
     pub mode: String,
     /// Tokens of the text under the profiles' tokenizer.
     pub tokens: u64,
-    /// n, the distinct (context, token) pairs scored.
+    /// n, the positions scored: each distinct (context, token) pair or context once.
     pub scored: u32,
-    /// k, the green ones among them.
-    pub green: u32,
-    /// γ', the share that is green without a mark.
-    pub expected_share: f64,
-    /// Σ of weights over the scored pairs; in the mode `entropy-weighted` only.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub scored_weight: Option<u64>,
-    /// Σ of weights over the green pairs; in the mode `entropy-weighted` only.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub green_weight: Option<u64>,
+    /// What they score together: whole for lists, where it is the number of them on the list (with weights, their sum).
+    #[serde(serialize_with = "crate::number")]
+    pub score: f64,
+    /// What they score on average without a mark.
+    #[serde(serialize_with = "crate::number")]
+    pub expected: f64,
     /// Standard deviations above what is expected without a mark, for people; null if nothing was scored.
     pub z: Option<f64>,
-    /// log₁₀ P[a text without the mark has as many green pairs], exact, before correction.
+    /// log₁₀ P[a text without the mark scores as much], exact, before correction.
     pub log10_p: f64,
     /// m, how many hypotheses p was adjusted for (twice their number beside a search for passages).
     pub hypotheses: u32,
@@ -315,10 +323,11 @@ pub struct Span {
     pub mode: String,
     /// Its tokens.
     pub tokens: u64,
-    /// Distinct pairs scored in it.
+    /// Positions scored in it.
     pub scored: u32,
-    /// Green ones among them.
-    pub green: u32,
+    /// What they score together.
+    #[serde(serialize_with = "crate::number")]
+    pub score: f64,
     /// log₁₀ p of the strongest window that found it, exact, before correction.
     pub log10_p: f64,
     /// The same, adjusted for every window tried.
@@ -340,10 +349,10 @@ pub struct Token {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Colour {
-    /// Scored, and green.
-    Green,
-    /// Scored, and not green.
-    Red,
+    /// Scored, and for the mark.
+    Favoured,
+    /// Scored, and not for the mark.
+    Unfavoured,
     /// The same context and token were scored before.
     Repeat,
     /// Too few tokens stand before it.

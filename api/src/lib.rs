@@ -6,6 +6,7 @@
 use std::fmt;
 use std::marker::PhantomData;
 
+use serde::Serialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
@@ -17,6 +18,20 @@ pub mod health;
 pub mod jobs;
 pub mod openai;
 pub mod problem;
+
+/// Writes a number that may be whole as a whole number where it is one: for `#[serde(serialize_with)]`.
+pub(crate) fn number<S: serde::Serializer>(number: &f64, out: S) -> Result<S::Ok, S::Error> {
+    // Below 2⁵³ `{:.0}` has all digits of a whole number.
+    let whole = if number.fract() == 0.0 && number.abs() < 9e15 {
+        format!("{number:.0}").parse::<i64>().ok()
+    } else {
+        None
+    };
+    match whole {
+        Some(whole) => whole.serialize(out),
+        None => number.serialize(out),
+    }
+}
 
 /// A JSON object. serde also reads a struct from a list of its fields in their order; requests must not be read so,
 /// for then adding a field would change what a request means.

@@ -33,7 +33,7 @@ pub struct Watermark {
     /// Whether the text was generated under a key.
     pub applied: bool,
     /// Why, or why not: `enforced`, `default_on`, `requested`; `off`, `opted_out`, `unknown_alias`, `no_active_key`,
-    /// `unknown_profile`, `other_model`, `too_short`.
+    /// `unknown_profile`, `other_model`, `too_short`, `not_markable`.
     pub reason: String,
     /// The ring.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -51,10 +51,18 @@ pub struct Watermark {
     pub generated: u64,
     /// Those of them with enough generated tokens before them to be marked.
     pub eligible: u64,
-    /// Those of them whose logits were biased.
-    pub biased: u64,
-    /// Distinct pairs that a detector can score in the text; 0 without a mark.
-    pub scorable_pairs: u64,
+    /// Those of them in whose choice the mark took part.
+    pub marked: u64,
+    /// Those after a context that had decided a token before, which the sampler drew by itself.
+    pub repeated_contexts: u64,
+    /// Those whose entropy was not above the profile's threshold.
+    pub low_entropy: u64,
+    /// Those that were the only ones left to choose from.
+    pub certain: u64,
+    /// Positions that a detector scores in the text; 0 without a mark. Left out if the profile names a background list
+    /// that is not loaded here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scorable_pairs: Option<u64>,
     /// The operation in the audit. Each text has its own; in the summary of several texts it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub receipt: Option<String>,

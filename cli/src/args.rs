@@ -6,6 +6,12 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 
 use dandyroll_generator::onnx::{ExecutionProvider, Options};
+use dandyroll_scheme::built_in_names;
+
+/// What names a profile: the built-in ones come from the table of schemes.
+fn profile_help() -> String {
+    format!("A built-in profile ({}) or a profile's JSON file", built_in_names().join(", "))
+}
 
 /// What runs models.
 #[derive(Args, Debug)]
@@ -61,12 +67,14 @@ pub(crate) struct GenerateArgs {
     /// A model directory as Hugging Face exports decoders to ONNX.
     #[arg(long, value_name = "DIR")]
     pub(crate) model: PathBuf,
-    /// A built-in profile (prose-v1, code-v1) or a profile's JSON file.
-    #[arg(long, value_name = "P", required_unless_present = "unmarked")]
+    #[arg(long, value_name = "P", help = profile_help(), required_unless_present = "unmarked")]
     pub(crate) profile: Option<String>,
     /// The key to mark with.
     #[arg(long, value_name = "FILE", required_unless_present = "unmarked")]
     pub(crate) key_file: Option<PathBuf>,
+    /// The background list that the profile names: to count the positions that detection will score.
+    #[arg(long, value_name = "FILE", conflicts_with = "unmarked")]
+    pub(crate) background: Option<PathBuf>,
     /// Do not mark.
     #[arg(long, conflicts_with_all = ["profile", "key_file"])]
     pub(crate) unmarked: bool,
@@ -99,6 +107,18 @@ pub(crate) enum ModeArg {
     EntropyWeighted,
 }
 
+impl ModeArg {
+    /// The name as it is typed, and as results carry it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::ModelFree => "model-free",
+            Self::EntropyGated => "entropy-gated",
+            Self::EntropyWeighted => "entropy-weighted",
+        }
+    }
+}
+
 #[derive(Debug, Args)]
 #[command(group(clap::ArgGroup::new("vocabulary").required(true).multiple(true)))]
 #[command(group(clap::ArgGroup::new("reader").multiple(true)))]
@@ -106,8 +126,7 @@ pub(crate) struct DetectArgs {
     /// Texts to look at; - or none for standard input. With --output also folders and quoted patterns.
     #[arg(value_name = "FILE")]
     pub(crate) files: Vec<PathBuf>,
-    /// A built-in profile (prose-v1, code-v1) or a profile's JSON file.
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", help = profile_help())]
     pub(crate) profile: String,
     /// A key to look for; may be given several times, the verdicts are corrected for the number.
     #[arg(long, value_name = "FILE", required = true)]
@@ -148,7 +167,7 @@ pub(crate) struct DetectArgs {
     /// Print one JSON object for each input.
     #[arg(long)]
     pub(crate) json: bool,
-    /// Print the text with its green and red tokens; without colour as [+green] and [-red].
+    /// Print the text with the tokens that speak for the mark and those that do not; without colour as [+for] and [-not].
     #[arg(long)]
     pub(crate) show_tokens: bool,
     /// Write the coloured text and the verdict as a page.
@@ -252,8 +271,7 @@ pub(crate) struct TrialArgs {
     /// Human texts of the kind that will be judged: .jsonl files with a field `text` a line, any other file as one.
     #[arg(value_name = "FILE", required = true)]
     pub(crate) corpora: Vec<PathBuf>,
-    /// A built-in profile (prose-v1, code-v1) or a profile's JSON file.
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", help = profile_help())]
     pub(crate) profile: String,
     /// The model: gives the tokenizer, and the entropies for the entropy modes.
     #[arg(long, value_name = "DIR", group = "calibration_vocabulary")]
@@ -343,8 +361,7 @@ pub(crate) enum ModelCommand {
 pub(crate) enum ProfilesCommand {
     /// Print a profile's id and canonical JSON.
     Show {
-        /// A built-in profile (prose-v1, code-v1) or a profile's JSON file.
-        #[arg(value_name = "P")]
+        #[arg(value_name = "P", help = profile_help())]
         profile: String,
         /// The model that it is bound to.
         #[arg(long, value_name = "DIR")]
@@ -356,7 +373,7 @@ pub(crate) enum ProfilesCommand {
         #[arg(long, value_name = "FILE")]
         background: Option<PathBuf>,
     },
-    /// Propose an entropy threshold from how a model predicts human texts; keys and green counts take no part.
+    /// Propose an entropy threshold from how a model predicts human texts; keys and scores take no part.
     ProposeThreshold(ThresholdArgs),
 }
 
@@ -377,7 +394,7 @@ pub(crate) struct ThresholdArgs {
     /// The model that will write.
     #[arg(long, value_name = "DIR")]
     pub(crate) model: PathBuf,
-    /// The profile whose gamma, delta and context width are kept and whose threshold is replaced.
+    /// The profile whose parameters are kept and whose threshold is replaced.
     #[arg(long, value_name = "P", default_value = "code-v1")]
     pub(crate) profile: String,
     /// Read so many tokens at most.
@@ -414,8 +431,7 @@ pub(crate) struct WordsArgs {
     /// The key whose words are printed.
     #[arg(long, value_name = "FILE")]
     pub(crate) key_file: PathBuf,
-    /// A built-in profile (prose-v1, code-v1) or a profile's JSON file.
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", help = profile_help())]
     pub(crate) profile: String,
     /// The tokenizer.json, or its SHA-256; not needed with a profile's JSON file.
     #[arg(long, value_name = "FILE|SHA256")]

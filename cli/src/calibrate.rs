@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use dandyroll_api::calibration::{CalibrationBand, CalibrationCorpus, CalibrationReport};
-use dandyroll_detector::{Background, Calibration, Detector, Hypothesis, Mode, Policy, Text};
+use dandyroll_detector::{Calibration, Detector, Hypothesis, Mode, Policy, Text};
 use dandyroll_ledger::calibration::{count_text, json, report};
-use dandyroll_scheme::{KeyId, ListFamily, ListKey, Profile};
+use dandyroll_scheme::{Background, KeyId, Mark, MasterKey, Profile};
 use dandyroll_vocab::Vocabulary;
 
 use crate::args::{CalibrateArgs, ModeArg, RuntimeArgs, TrialArgs};
@@ -27,8 +27,10 @@ pub(crate) fn run(
 ) -> Result<Outcome, Failure> {
     let mut trial = Trial::open(&args.trial, &args.mode, runtime)?;
     let masters = args.key_file.iter().map(|path| keyfile::read(path)).collect::<Result<Vec<_>, _>>()?;
-    let family = trial.family();
-    let keys: Vec<(KeyId, ListKey)> = masters.iter().map(|key| (key.id(), key.lists(&family))).collect();
+    let keys = masters
+        .iter()
+        .map(|key| Ok::<_, Failure>((key.id(), trial.mark(key)?)))
+        .collect::<Result<Vec<_>, _>>()?;
     drop(masters);
     let reports = trial.reports(&keys, &args.trial.corpora)?;
     for report in &reports {
@@ -57,7 +59,7 @@ pub(crate) fn run(
 pub(crate) struct Trial {
     profile: Profile,
     modes: Vec<Mode>,
-    list: Option<Background>,
+    list: Option<Arc<Background>>,
     vocabulary: Arc<Vocabulary>,
     scorer: Option<model::Scorer>,
 }
@@ -67,7 +69,7 @@ impl Trial {
     pub(crate) fn open(args: &TrialArgs, asked: &[ModeArg], runtime: &RuntimeArgs) -> Result<Self, Failure> {
         let named = Named::find(&args.profile)?;
         let modes = modes(asked, &named, &args.profile, args.model.is_some())?;
-        let list = dandyroll_files::background::of_named(&named, args.background.as_deref())?;
+        let list = dandyroll_files::background::of_named(&named, args.background.as_deref())?.map(Arc::new);
         let (vocabulary, scorer, profile) = match (&args.model, &args.tokenizer) {
             (Some(path), _) => {
                 let directory = model::Directory::open(path)?;
@@ -87,27 +89,21 @@ impl Trial {
         Ok(Self { profile, modes, list, vocabulary, scorer })
     }
 
-    /// Which sub-keys are needed.
-    pub(crate) fn family(&self) -> ListFamily {
-        self.profile.family()
+    /// The mark that is looked for under a key.
+    pub(crate) fn mark(&self, master: &MasterKey) -> Result<Mark, Failure> {
+        Ok(Mark::new(master, &self.profile, self.list.clone())?)
     }
 
     /// Judges the corpora under every key and mode: a report of each, by key and then by mode.
     pub(crate) fn reports(
         &mut self,
-        keys: &[(KeyId, ListKey)],
+        keys: &[(KeyId, Mark)],
         corpora: &[PathBuf],
     ) -> Result<Vec<CalibrationReport>, Failure> {
-        let Self { profile, modes, list, vocabulary, scorer } = self;
+        let Self { profile, modes, vocabulary, scorer, .. } = self;
         let hypotheses: Vec<Hypothesis<'_>> = keys
             .iter()
-            .flat_map(|(_, lists)| modes.iter().map(move |mode| (lists, *mode)))
-            .map(|(lists, mode)| Hypothesis {
-                lists,
-                gamma: profile.gamma(),
-                mode,
-                background: list.as_ref(),
-            })
+            .flat_map(|(_, mark)| modes.iter().map(move |mode| Hypothesis { mark, mode: *mode }))
             .collect();
         let policy = Policy::STANDARD;
         let mut found = vec![Calibration::new(); hypotheses.len()];

@@ -1,4 +1,4 @@
-//! The text with its green and red tokens: in a terminal, without colour, and as a page.
+//! The text with the tokens that speak for the mark and those that do not: in a terminal, without colour, and as a page.
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
@@ -10,10 +10,10 @@ use crate::terminal::harmless;
 /// What the detector made of one token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Colour {
-    /// Scored and green.
-    Green,
-    /// Scored and not green.
-    Red,
+    /// Scored, and for the mark.
+    Favoured,
+    /// Scored, and not for the mark.
+    Unfavoured,
     /// The same (context, token) pair was scored before.
     Repeat,
     /// Not scored: fewer than `h` tokens before it, or low or unknown entropy.
@@ -21,12 +21,12 @@ pub(crate) enum Colour {
 }
 
 impl Colour {
-    const ALL: [Self; 4] = [Self::Green, Self::Red, Self::Repeat, Self::NotScored];
+    const ALL: [Self; 4] = [Self::Favoured, Self::Unfavoured, Self::Repeat, Self::NotScored];
 
     fn class(self) -> &'static str {
         match self {
-            Self::Green => "green",
-            Self::Red => "red",
+            Self::Favoured => "favoured",
+            Self::Unfavoured => "unfavoured",
             Self::Repeat => "repeat",
             Self::NotScored => "unscored",
         }
@@ -34,8 +34,8 @@ impl Colour {
 
     fn meaning(self) -> &'static str {
         match self {
-            Self::Green => "green",
-            Self::Red => "red",
+            Self::Favoured => "for the mark",
+            Self::Unfavoured => "not for the mark",
             Self::Repeat => "repeated pair, scored once",
             Self::NotScored => "not scored",
         }
@@ -43,8 +43,8 @@ impl Colour {
 
     fn style(self) -> Style {
         match self {
-            Self::Green => AnsiColor::Black.on(AnsiColor::Green),
-            Self::Red => AnsiColor::Black.on(AnsiColor::Red),
+            Self::Favoured => AnsiColor::Black.on(AnsiColor::Green),
+            Self::Unfavoured => AnsiColor::Black.on(AnsiColor::Red),
             Self::Repeat => Style::new().dimmed().underline(),
             Self::NotScored => Style::new().dimmed(),
         }
@@ -60,7 +60,7 @@ pub(crate) struct Piece {
     pub(crate) in_span: bool,
 }
 
-/// Writes the pieces to a terminal: coloured, or as `[+green]` and `[-red]` where there is no colour.
+/// Writes the pieces to a terminal: coloured, or as `[+for]` and `[-not]` where there is no colour.
 pub(crate) fn write_terminal(out: &mut dyn Write, pieces: &[Piece], colour: bool) -> io::Result<()> {
     for piece in pieces {
         let text = harmless(&piece.text);
@@ -73,8 +73,8 @@ pub(crate) fn write_terminal(out: &mut dyn Write, pieces: &[Piece], colour: bool
                     write!(out, "{style}{body}{style:#}{}", if body.len() < line.len() { "\n" } else { "" })?;
                 }
             }
-            (false, Colour::Green) => write!(out, "[+{text}]")?,
-            (false, Colour::Red) => write!(out, "[-{text}]")?,
+            (false, Colour::Favoured) => write!(out, "[+{text}]")?,
+            (false, Colour::Unfavoured) => write!(out, "[-{text}]")?,
             (false, Colour::Repeat | Colour::NotScored) => write!(out, "{text}")?,
         }
     }
@@ -113,9 +113,9 @@ body{font:16px/1.5 system-ui,sans-serif;color:var(--f);background:var(--b);max-w
 h1{font-size:1.5rem}h2{font-size:1.1rem;margin-top:2.5rem;overflow-wrap:anywhere}\
 dl{display:grid;grid-template-columns:max-content 1fr;gap:.15rem 1.2rem;margin:.5rem 0}dt{color:var(--m)}dd{margin:0;overflow-wrap:anywhere}\
 pre{font:14px/1.7 ui-monospace,monospace;white-space:pre-wrap;overflow-wrap:anywhere;border:1px solid var(--l);border-radius:6px;padding:1rem}\
-.green{background:var(--g)}.red{background:var(--r)}.repeat{color:var(--m);text-decoration:underline dotted}.unscored{color:var(--m)}\
+.favoured{background:var(--g)}.unfavoured{background:var(--r)}.repeat{color:var(--m);text-decoration:underline dotted}.unscored{color:var(--m)}\
 mark{color:inherit;background:none;border-block:3px double var(--f);padding-block:.2rem}\
-.green,.red{border-radius:3px;box-shadow:inset 0 0 0 1px var(--b)}\
+.favoured,.unfavoured{border-radius:3px;box-shadow:inset 0 0 0 1px var(--b)}\
 .legend span{font:14px ui-monospace,monospace;padding:.1rem .4rem;margin-right:.6rem}";
 
 /// A page of its own: no script, nothing loaded from elsewhere.
@@ -167,11 +167,12 @@ mod tests {
     use super::*;
 
     fn pieces() -> Vec<Piece> {
-        let piece = |text: &str, colour| Piece { text: text.into(), colour, in_span: colour == Colour::Red };
+        let piece =
+            |text: &str, colour| Piece { text: text.into(), colour, in_span: colour == Colour::Unfavoured };
         vec![
             piece("de", Colour::NotScored),
-            piece("f <b>\n", Colour::Green),
-            piece("\u{1b}[31m", Colour::Red),
+            piece("f <b>\n", Colour::Favoured),
+            piece("\u{1b}[31m", Colour::Unfavoured),
             piece("&x", Colour::Repeat),
         ]
     }
@@ -200,9 +201,9 @@ mod tests {
             pieces: pieces(),
         };
         let html = page("a < b", &[section]);
-        assert!(html.contains("<span class=\"green\">f &lt;b&gt;\n</span>"), "{html}");
+        assert!(html.contains("<span class=\"favoured\">f &lt;b&gt;\n</span>"), "{html}");
         assert!(
-            html.contains("</span><mark><span class=\"red\">") && html.contains("</span></mark>"),
+            html.contains("</span><mark><span class=\"unfavoured\">") && html.contains("</span></mark>"),
             "{html}"
         );
         assert!(html.contains("&lt;script&gt;") && !html.contains("<script"), "{html}");

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use dandyroll_detector::{Detector, Finding, Hypothesis, Mode, Policy, Text, Verdict};
 use dandyroll_generator::{Generation, Lexicon, Request, Sampling, generate};
-use dandyroll_scheme::{ListKey, Marker, MasterKey, Profile, TokenId};
+use dandyroll_scheme::{Mark, MasterKey, TokenId};
 use dandyroll_vocab::{Vocabulary, normalise};
 use serde::Deserialize;
 
@@ -54,7 +54,6 @@ struct Stage {
     model: model::Scorer,
     vocabulary: Arc<Vocabulary>,
     lexicon: Lexicon,
-    profile: Profile,
     mode: Mode,
 }
 
@@ -63,13 +62,12 @@ impl Stage {
         &mut self,
         prompt: &[TokenId],
         tokens: usize,
-        marker: Option<&Arc<Marker>>,
+        mark: Option<&Arc<Mark>>,
     ) -> Result<Generation, Failure> {
         let mut longest: Option<Generation> = None;
         for seed in 0..TRIES {
             let sampling = Sampling::new(1.0, None, Some(0.95), None, seed)?;
-            let request =
-                Request { marker: marker.cloned(), ..Request::new(prompt.to_vec(), sampling, tokens) };
+            let request = Request { mark: mark.cloned(), ..Request::new(prompt.to_vec(), sampling, tokens) };
             let run = generate(self.model.inner(), &self.lexicon, request)?;
             let generation = run.complete()?;
             if longest.as_ref().is_none_or(|best| best.tokens.len() < generation.tokens.len()) {
@@ -84,14 +82,14 @@ impl Stage {
         })
     }
 
-    fn judge(&mut self, prompt: &[TokenId], text: &str, lists: &ListKey) -> Result<Finding, Failure> {
+    fn judge(&mut self, prompt: &[TokenId], text: &str, mark: &Mark) -> Result<Finding, Failure> {
         let ids = self.vocabulary.encode_ids(normalise(text).text())?;
         let entropies = match self.mode.needs_entropies() {
             true => Some(self.model.entropies(prompt, &ids)?),
             false => None,
         };
         let text = Text { ids: &ids, prompt: 0, entropies: entropies.as_deref() };
-        let hypothesis = Hypothesis { lists, gamma: self.profile.gamma(), mode: self.mode, background: None };
+        let hypothesis = Hypothesis { mark, mode: self.mode };
         let report = Detector::new().detect(&text, &[hypothesis], &Policy::STANDARD)?;
         report.findings.first().copied().ok_or_else(|| Failure::Usage("nothing was judged".into()))
     }
@@ -122,22 +120,22 @@ pub(crate) fn run(args: &DemoArgs, runtime: &RuntimeArgs, out: &mut dyn Write) -
     let (vocabulary, lexicon) = (Arc::clone(&directory.vocabulary), directory.lexicon());
     let mode = profile.threshold().map_or(Mode::ModelFree, Mode::Gated);
     let model = model::Scorer::new(directory.load(runtime, None)?);
-    let mut stage = Stage { model, vocabulary, lexicon, profile, mode };
+    let mut stage = Stage { model, vocabulary, lexicon, mode };
 
     let (key, other) = (random_key()?, random_key()?);
-    let (lists, other_lists) = (key.lists(&profile.family()), other.lists(&profile.family()));
-    let marker = Arc::new(Marker::new(&key, &profile));
+    let mark = Arc::new(Mark::new(&key, &profile, None)?);
+    let other_mark = Mark::new(&other, &profile, None)?;
+    let parameters: Vec<String> =
+        profile.recipe().parameters().map(|(name, member)| format!("{name} {member}")).collect();
     writeln!(
         out,
-        "A {}-token Python model writes {} texts marked under a fresh key {}, profile {} ({}, gamma {}, delta {}, h {}).",
+        "A {}-token Python model writes {} texts marked under a fresh key {}, profile {} ({}; {}).",
         stage.vocabulary.size(),
         prompts.len(),
         key.id(),
         args.profile,
         mode.name(),
-        profile.gamma().get(),
-        profile.delta().get(),
-        profile.recipe().width.byte(),
+        parameters.join(", "),
     )?;
     writeln!(out, "Each cell: exact p, verdict at alpha = {}.\n", Policy::STANDARD.alpha())?;
     let columns = ["marked", "marked, wrong key", "unmarked", "human (held out)"];
@@ -152,14 +150,14 @@ pub(crate) fn run(args: &DemoArgs, runtime: &RuntimeArgs, out: &mut dyn Write) -
     let mut sample = String::new();
     for prompt in &prompts {
         let ids = stage.vocabulary.encode_prompt(&prompt.text)?;
-        let marked = stage.write(&ids, args.tokens, Some(&marker))?;
+        let marked = stage.write(&ids, args.tokens, Some(&mark))?;
         let unmarked = stage.write(&ids, args.tokens, None)?;
-        let found = stage.judge(&ids, &marked.text, &lists)?;
+        let found = stage.judge(&ids, &marked.text, &mark)?;
         let cells = [
             tallies[0].cell(&found),
-            tallies[1].cell(&stage.judge(&ids, &marked.text, &other_lists)?),
-            tallies[2].cell(&stage.judge(&ids, &unmarked.text, &lists)?),
-            tallies[3].cell(&stage.judge(&ids, &prompt.continuation, &lists)?),
+            tallies[1].cell(&stage.judge(&ids, &marked.text, &other_mark)?),
+            tallies[2].cell(&stage.judge(&ids, &unmarked.text, &mark)?),
+            tallies[3].cell(&stage.judge(&ids, &prompt.continuation, &mark)?),
         ];
         write!(out, "{:<30} {:>6}", prompt.id.chars().take(30).collect::<String>(), marked.tokens.len())?;
         for cell in cells {
@@ -171,19 +169,19 @@ pub(crate) fn run(args: &DemoArgs, runtime: &RuntimeArgs, out: &mut dyn Write) -
             sample = format!("{}{}", prompt.text, marked.text);
         }
         if args.html.is_some() {
-            let hypothesis = Hypothesis { lists: &lists, gamma: profile.gamma(), mode, background: None };
+            let hypothesis = Hypothesis { mark: &mark, mode };
             let entropies = |stage: &mut Stage, prompt: &[TokenId], ids: &[TokenId]| {
                 mode.needs_entropies().then(|| stage.model.entropies(prompt, ids)).transpose()
             };
             for (what, text) in [("marked", &marked.text), ("human", &prompt.continuation)] {
-                let finding = stage.judge(&ids, text, &lists)?;
+                let finding = stage.judge(&ids, text, &mark)?;
                 let normal = normalise(text);
                 let encoding = stage.vocabulary.encode(normal.text())?;
                 let entropies = entropies(&mut stage, &ids, encoding.ids())?;
                 let pieces = colour_text(&normal, &encoding, entropies.as_deref(), &hypothesis, &[])?;
                 sections.push(Section {
                     heading: format!("{} ({what})", prompt.id),
-                    facts: facts(&finding, &key.id(), profile.gamma(), &Policy::STANDARD),
+                    facts: facts(&finding, &key.id(), &mark, &Policy::STANDARD),
                     pieces,
                 });
             }

@@ -5,12 +5,11 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use dandyroll_detector::{
-    Background, Colour as Found, Detector, Evidence, Finding, Hypothesis, Mode, Policy, Report, Span, Text,
-    Verdict,
+    Colour as Found, Detector, Evidence, Finding, Hypothesis, Mode, Policy, Report, Span, Text, Verdict,
 };
 use dandyroll_dumps::{Judge, Wanted};
 use dandyroll_files::profile::ModelFree;
-use dandyroll_scheme::{Gamma, KeyId, ListKey, Nats, Sha256Digest, TokenId};
+use dandyroll_scheme::{KeyId, Mark, Nats, Sha256Digest, TokenId};
 use dandyroll_vocab::{Encoding, Normalised, Place, Vocabulary, normalise};
 use serde::Serialize;
 
@@ -25,7 +24,7 @@ use crate::{keyfile, model};
 /// A key that is looked for.
 struct Key {
     id: KeyId,
-    lists: ListKey,
+    mark: Arc<Mark>,
 }
 
 /// The model whose entropies are read.
@@ -63,10 +62,8 @@ struct Plan {
     reader: Option<Reader>,
     prompt: Vec<TokenId>,
     profile: String,
-    gamma: Gamma,
     keys: Vec<Key>,
     modes: Vec<Mode>,
-    background: Option<Background>,
     policy: Policy,
     spans: bool,
 }
@@ -77,7 +74,9 @@ impl Plan {
         let reads = args.model.is_some() || args.entropy_model.is_some();
         let modes = modes(asked, &named, &args.profile, reads)?;
         let policy = policy(args)?;
-        let background = dandyroll_files::background::of_named(&named, args.background.as_deref())?;
+        // One list for all keys: the detector then finds each text's windows once.
+        let background =
+            dandyroll_files::background::of_named(&named, args.background.as_deref())?.map(Arc::new);
         let sources: Vec<Source> =
             args.files.iter().chain(&args.prompt_file).map(|path| Source::of(path)).collect();
         one_stdin(sources.iter())?;
@@ -86,7 +85,7 @@ impl Plan {
         if args.entropy_model.is_some() && !needed {
             return Err(Failure::Usage("--entropy-model: none of the modes reads entropies".into()));
         }
-        let (vocabulary, mut scorer, family, profile, own) = match (&args.model, &args.tokenizer) {
+        let (vocabulary, mut scorer, profile, label) = match (&args.model, &args.tokenizer) {
             (Some(path), _) => {
                 let directory = model::Directory::open(path)?;
                 let profile = directory.bind(&named)?;
@@ -94,15 +93,17 @@ impl Plan {
                 let load = needed && args.entropy_model.is_none();
                 let model = load.then(|| directory.load(runtime, args.threads)).transpose()?;
                 let scorer = model.map(model::Scorer::new);
-                (vocabulary, scorer, profile.family(), profile.id().to_string(), profile.model())
+                let label = profile.id().to_string();
+                (vocabulary, scorer, profile, label)
             }
             (None, Some(path)) => {
                 let vocabulary = Arc::new(Vocabulary::open(path)?);
-                let ModelFree { family, label, model } = named.model_free(vocabulary.digest())?;
-                (vocabulary, None, family, label, model)
+                let ModelFree { profile, label } = named.model_free(vocabulary.digest())?;
+                (vocabulary, None, profile, label)
             }
             (None, None) => return Err(Failure::Usage("give --model DIR or --tokenizer FILE".into())),
         };
+        let own = profile.model();
         let mut reader = scorer.as_ref().map(|_| Reader { model_sha256: own, surrogate: Some(false) });
         if let Some(path) = &args.entropy_model {
             let directory = model::Directory::open(path)?;
@@ -129,18 +130,17 @@ impl Plan {
             if keys.iter().any(|key| key.id == id) {
                 return Err(Failure::Usage(format!("key {id} is given twice: {}", path.display())));
             }
-            keys.push(Key { id, lists: master.lists(&family) });
+            let mark = Arc::new(Mark::new(&master, &profile, background.clone())?);
+            keys.push(Key { id, mark });
         }
         Ok(Self {
             vocabulary,
             scorer,
             reader,
             prompt,
-            profile,
-            gamma: named.gamma(),
+            profile: label,
             keys,
             modes,
-            background,
             policy,
             spans: args.spans,
         })
@@ -152,12 +152,7 @@ impl Plan {
         self.keys
             .iter()
             .flat_map(of)
-            .map(|(key, mode): (&Key, Mode)| Hypothesis {
-                lists: &key.lists,
-                gamma: self.gamma,
-                mode,
-                background: self.background.as_ref(),
-            })
+            .map(|(key, mode): (&Key, Mode)| Hypothesis { mark: &key.mark, mode })
             .collect()
     }
 
@@ -166,8 +161,8 @@ impl Plan {
     }
 
     /// The rows shown for one finding. Beside a search for passages it speaks of the whole text only.
-    fn facts(&self, finding: &Finding, key: &KeyId) -> Vec<(String, String)> {
-        let mut rows = facts(finding, key, self.gamma, &self.policy);
+    fn facts(&self, finding: &Finding, key: &Key) -> Vec<(String, String)> {
+        let mut rows = facts(finding, &key.id, &key.mark, &self.policy);
         if let Some((name, _)) = rows.first_mut().filter(|_| self.spans) {
             *name = "whole text".into();
         }
@@ -234,8 +229,8 @@ fn colours(
 ) -> Result<impl Iterator<Item = Colour>, Failure> {
     let found = Detector::new().colours(&Text { ids, prompt: 0, entropies }, hypothesis)?;
     Ok(found.into_iter().map(|colour| match colour {
-        Found::Green => Colour::Green,
-        Found::Red => Colour::Red,
+        Found::Favoured => Colour::Favoured,
+        Found::Unfavoured => Colour::Unfavoured,
         Found::Repeat => Colour::Repeat,
         Found::NotScored(_) => Colour::NotScored,
     }))
@@ -328,17 +323,14 @@ pub(crate) fn modes(
 ) -> Result<Vec<Mode>, Failure> {
     let mut modes = Vec::new();
     for mode in asked {
-        let gate = || {
-            named.threshold().map(Mode::Gated).ok_or_else(|| {
-                Failure::Usage(format!("--mode entropy-gated: profile {profile} has no entropy threshold"))
-            })
+        let name = match mode {
+            ModeArg::Auto if named.threshold().is_some() && reads => ModeArg::EntropyGated.name(),
+            ModeArg::Auto => ModeArg::ModelFree.name(),
+            mode => mode.name(),
         };
-        let mode = match mode {
-            ModeArg::Auto if named.threshold().is_some() && reads => gate()?,
-            ModeArg::Auto | ModeArg::ModelFree => Mode::ModelFree,
-            ModeArg::EntropyGated => gate()?,
-            ModeArg::EntropyWeighted => Mode::Weighted,
-        };
+        let null = named.recipe().scheme().null();
+        let mode = Mode::named(name, named.threshold(), null)
+            .map_err(|error| Failure::Usage(format!("--mode {name}: profile {profile}: {error}")))?;
         if mode.needs_entropies() && !reads {
             return Err(Failure::Usage(format!(
                 "--mode {} needs the model: --model DIR, or --entropy-model DIR",
@@ -381,15 +373,28 @@ struct WireFinding<'a> {
     mode: &'static str,
     verdict: &'static str,
     scored: u32,
-    green: u32,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    scored_weight: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    green_weight: Option<u64>,
+    score: Number,
+    expected: Number,
     z: Option<f64>,
     log10_p: f64,
     hypotheses: u32,
     log10_p_adjusted: f64,
+}
+
+/// A score: whole where it is a whole number, as lists count; else to two places for people.
+#[derive(Clone, Copy)]
+struct Number(f64);
+
+impl std::fmt::Display for Number {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.0.fract() == 0.0 { write!(f, "{:.0}", self.0) } else { write!(f, "{:.2}", self.0) }
+    }
+}
+
+impl Serialize for Number {
+    fn serialize<S: serde::Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+        dandyroll_dumps::Cell::Score(self.0).serialize(out)
+    }
 }
 
 /// A passage. Characters and lines are missing where the input was token ids.
@@ -407,7 +412,7 @@ struct WireSpan<'a> {
     end_token: usize,
     tokens: usize,
     scored: u32,
-    green: u32,
+    score: Number,
     log10_p: f64,
     log10_p_adjusted: f64,
     key_id: &'a str,
@@ -425,7 +430,7 @@ impl<'a> WireSpan<'a> {
             end_token: span.tokens.end,
             tokens: span.tokens.len(),
             scored: span.scored,
-            green: span.green,
+            score: Number(span.score),
             log10_p: span.log10_p.get(),
             log10_p_adjusted: span.adjusted.get(),
             key_id: key.as_str(),
@@ -441,25 +446,26 @@ impl<'a> WireSpan<'a> {
             }
             _ => format!("tokens {}-{}", self.start_token, self.end_token),
         };
-        let Self { green, scored, key_id, mode, .. } = self;
+        let Self { score, scored, key_id, mode, .. } = self;
         let p = dandyroll_detector::Log10P::new(self.log10_p_adjusted)
             .map_or_else(|error| error.to_string(), |p| p.to_string());
-        ("span".into(), format!("{place}: {green} of {scored} green, adjusted p {p}, {mode}, key {key_id}"))
+        (
+            "span".into(),
+            format!("{place}: {score} on {scored} positions, adjusted p {p}, {mode}, key {key_id}"),
+        )
     }
 }
 
 impl<'a> WireFinding<'a> {
     fn new(finding: &Finding, key: &'a KeyId) -> Self {
-        let Evidence { mode, counts, z, log10_p, .. } = finding.evidence;
-        let weighted = mode == Mode::Weighted;
+        let Evidence { mode, scored, score, expected, z, log10_p, .. } = finding.evidence;
         Self {
             key_id: key.as_str(),
             mode: mode.name(),
             verdict: finding.verdict.name(),
-            scored: counts.scored(),
-            green: counts.green(),
-            scored_weight: weighted.then(|| counts.scored_weight()),
-            green_weight: weighted.then(|| counts.green_weight()),
+            scored,
+            score: Number(score),
+            expected: Number(expected),
             z: z.map(|z| z.get()),
             log10_p: log10_p.get(),
             hypotheses: finding.hypotheses,
@@ -469,12 +475,9 @@ impl<'a> WireFinding<'a> {
 }
 
 /// The rows shown for one finding, on the terminal and on the page.
-pub(crate) fn facts(finding: &Finding, key: &KeyId, gamma: Gamma, policy: &Policy) -> Vec<(String, String)> {
-    let Evidence { mode, counts, z, log10_p, .. } = finding.evidence;
+pub(crate) fn facts(finding: &Finding, key: &KeyId, mark: &Mark, policy: &Policy) -> Vec<(String, String)> {
+    let Evidence { mode, scored, score, expected, z, log10_p, .. } = finding.evidence;
     let row = |name: &str, value: String| (name.to_owned(), value);
-    let (n, k) = (counts.scored(), counts.green());
-    let share = if n == 0 { 0.0 } else { 100.0 * f64::from(k) / f64::from(n) };
-    let expected = 100.0 * gamma.effective();
     let correction = match finding.hypotheses {
         1 => String::new(),
         m => format!("; {} after correction for {m} hypotheses", finding.adjusted),
@@ -484,18 +487,16 @@ pub(crate) fn facts(finding: &Finding, key: &KeyId, gamma: Gamma, policy: &Polic
         row("p", format!("{log10_p}{correction}")),
         row("z", z.map_or_else(|| "none: nothing was scored".into(), |z| format!("{:.2}", z.get()))),
         row(
-            "green",
-            format!("{k} of {n} distinct pairs ({share:.1} %; {expected:.1} % expected without the mark)"),
+            "score",
+            format!(
+                "{} on {scored} positions; {} expected without the mark",
+                Number(score),
+                Number(expected)
+            ),
         ),
     ];
-    if mode == Mode::Weighted {
-        rows.push(row(
-            "weights",
-            format!("{} of {} are green", counts.green_weight(), counts.scored_weight()),
-        ));
-    }
     if finding.verdict != Verdict::Detected {
-        let chance = finding.evidence.sensitivity(gamma, policy.alpha(), finding.hypotheses);
+        let chance = finding.evidence.sensitivity(mark, policy.alpha(), finding.hypotheses);
         rows.push(row(
             "power",
             format!("a mark of ordinary strength would be detected here in {:.0} % of cases", 100.0 * chance),
@@ -508,10 +509,10 @@ pub(crate) fn facts(finding: &Finding, key: &KeyId, gamma: Gamma, policy: &Polic
 
 fn verdict_words(finding: &Finding, policy: &Policy) -> String {
     match finding.verdict {
-        Verdict::TooShort if finding.evidence.counts.scored() < policy.min_scored() => {
-            format!("too_short: fewer than {} distinct pairs", policy.min_scored())
+        Verdict::TooShort if finding.evidence.scored < policy.min_scored() => {
+            format!("too_short: fewer than {} positions to score", policy.min_scored())
         }
-        Verdict::TooShort => "too_short: no count could reach α on so few pairs".into(),
+        Verdict::TooShort => "too_short: no score could reach α on so few positions".into(),
         Verdict::Detected => format!("detected (α = {})", policy.alpha()),
         other => other.name().into(),
     }
@@ -520,20 +521,10 @@ fn verdict_words(finding: &Finding, policy: &Policy) -> String {
 /// The same keys, profile, background list and policy for documents of a dump. They are judged without a model, so no
 /// mode that reads one can be asked for.
 pub(crate) fn judge_of_dumps(args: &DetectArgs, runtime: &RuntimeArgs) -> Result<Judge, Failure> {
-    let Plan { vocabulary, profile, gamma, keys, background, policy, spans, .. } =
+    let Plan { vocabulary, profile, keys, policy, spans, .. } =
         Plan::new(args, &[ModeArg::ModelFree], runtime)?;
-    // One list for all keys: the detector then finds each text's windows once.
-    let background = background.map(Arc::new);
-    let wanted = keys
-        .into_iter()
-        .map(|Key { id, lists }| Wanted {
-            key: id,
-            profile: profile.clone(),
-            lists: Arc::new(lists),
-            gamma,
-            background: background.clone(),
-        })
-        .collect();
+    let wanted =
+        keys.into_iter().map(|Key { id, mark }| Wanted { key: id, profile: profile.clone(), mark }).collect();
     Ok(Judge::new(vocabulary, wanted, policy, spans))
 }
 
@@ -635,7 +626,7 @@ fn one(
     } else {
         writeln!(out, "{name}: {}", judged.verdict.name())?;
         for (finding, key) in &findings {
-            for (name, value) in plan.facts(finding, &key.id) {
+            for (name, value) in plan.facts(finding, key) {
                 writeln!(out, "  {name:<10} {value}")?;
             }
             writeln!(out)?;
@@ -657,8 +648,7 @@ fn one(
         coloured::write_terminal(out, &pieces, colours_wanted())?;
     }
     if args.html.is_some() {
-        let mut rows =
-            findings.first().map(|(finding, key)| plan.facts(finding, &key.id)).unwrap_or_default();
+        let mut rows = findings.first().map(|(finding, key)| plan.facts(finding, key)).unwrap_or_default();
         if plan.spans {
             rows.insert(0, ("verdict".into(), judged.verdict.name().into()));
         }

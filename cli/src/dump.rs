@@ -98,11 +98,10 @@ pub(crate) fn run(
         return Err(Failure::Usage(format!("{name} is for single texts and cannot be used with --output")));
     }
     for mode in &args.mode {
-        let name = match mode {
-            ModeArg::Auto | ModeArg::ModelFree => continue,
-            ModeArg::EntropyGated => "entropy-gated",
-            ModeArg::EntropyWeighted => "entropy-weighted",
-        };
+        if matches!(mode, ModeArg::Auto | ModeArg::ModelFree) {
+            continue;
+        }
+        let name = mode.name();
         return Err(Failure::Usage(format!("--mode {name} needs a model, and --output judges without one")));
     }
     let options = options(args, dump)?;

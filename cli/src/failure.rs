@@ -114,6 +114,8 @@ pub(crate) enum Failure {
     TooLongForModel { tokens: usize, most: usize },
     #[error(transparent)]
     Admin(#[from] AdminError),
+    #[error(transparent)]
+    Mark(#[from] dandyroll_scheme::MarkError),
     #[error("{0}")]
     Usage(String),
     #[error("cannot write the output: {0}")]

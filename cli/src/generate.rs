@@ -6,7 +6,7 @@ use std::sync::Arc;
 use dandyroll_detector::{DetectError, Windows};
 use dandyroll_generator::onnx::OnnxModel;
 use dandyroll_generator::{Finish, Generation, Lexicon, Request, Sampling, generate};
-use dandyroll_scheme::{KeyId, Marker, Profile, Step, TokenId};
+use dandyroll_scheme::{KeyId, Mark, Profile, Step, TokenId};
 use dandyroll_vocab::{Vocabulary, normalise};
 use serde_json::json;
 
@@ -50,10 +50,21 @@ pub(crate) fn run(
     let sampling = sampling(&args.sampling)?;
     let directory = model::Directory::open(&args.model)?;
     let prompt = prompt(args, &directory.vocabulary)?;
-    let mark: Option<(KeyId, Profile, Arc<Marker>)> = match (&named, &master) {
+    let mark: Option<(KeyId, Profile, Arc<Mark>)> = match (&named, &master) {
         (Some(named), Some(master)) => {
             let profile = directory.bind(named)?;
-            Some((master.id(), profile, Arc::new(Marker::new(master, &profile))))
+            let background = match &args.background {
+                Some(path) => dandyroll_files::background::of_profile(&profile, Some(path))?.map(Arc::new),
+                None => None,
+            };
+            let mark = Mark::new(master, &profile, background)?;
+            if sampling.takes_likeliest() && !mark.is_raw() {
+                return Err(Failure::Usage(format!(
+                    "not_markable: the algorithm {} marks by choosing, and temperature 0 or top-k 1 leaves no choice",
+                    mark.scheme().kind().algorithm
+                )));
+            }
+            Some((master.id(), profile, Arc::new(mark)))
         }
         _ => None,
     };
@@ -61,20 +72,19 @@ pub(crate) fn run(
     let mut model = directory.load(runtime, args.sampling.threads)?;
     let request = Request {
         stop: args.sampling.stop.clone(),
-        marker: mark.as_ref().map(|(_, _, marker)| Arc::clone(marker)),
+        mark: mark.as_ref().map(|(_, _, mark)| Arc::clone(mark)),
         ..Request::new(prompt, sampling, args.sampling.max_new_tokens)
     };
     let generation = write_text(&mut model, &lexicon, request, args.json, out)?;
 
     // What a detector will have to count: the text as it normalises and tokenises it.
     let scorable = match &mark {
-        Some((_, _, marker)) => {
+        // Without the background list that the profile names it is not known.
+        Some((_, _, mark)) if !mark.lacks_background() => {
             let ids = vocabulary.encode_ids(normalise(&generation.text).text())?;
-            let mut windows = Windows::new();
-            windows.read_for(&ids, marker.lists()).map_err(DetectError::from)?;
-            Some(windows.distinct())
+            Some(Windows::scored_by(mark, &ids).map_err(DetectError::from)?.distinct())
         }
-        None => None,
+        _ => None,
     };
     let applied = mark.map(|(key, profile, _)| (key.to_string(), profile));
     if args.json {
@@ -87,9 +97,11 @@ pub(crate) fn run(
                     "entropy": step.entropy.get(),
                     "logprob": step.logprob,
                     "marked": step.marked.map(|step| match step {
-                        Step::Biased => "biased",
+                        Step::Marked => "marked",
                         Step::LowEntropy => "low_entropy",
                         Step::ShortContext => "short_context",
+                        Step::RepeatedContext => "repeated_context",
+                        Step::Greedy | Step::Certain => "certain",
                     }),
                 })
             })
@@ -104,7 +116,10 @@ pub(crate) fn run(
                 "profile": profile.id().as_str(),
                 "generated": generation.counts.generated,
                 "eligible": generation.counts.eligible,
-                "biased": generation.counts.biased,
+                "marked": generation.counts.marked,
+                "repeated_contexts": generation.counts.repeated_contexts,
+                "low_entropy": generation.counts.low_entropy,
+                "certain": generation.counts.certain,
                 "scorable_pairs": scorable,
             })),
             "steps": steps,
@@ -115,10 +130,13 @@ pub(crate) fn run(
         let mark = match applied {
             None => "not marked".to_owned(),
             Some((key, profile)) => format!(
-                "{} of {} tokens biased under {key}, {} distinct pairs to score, profile {}",
-                counts.biased,
+                "{} of {} tokens marked under {key}, {} to score, profile {}",
+                counts.marked,
                 counts.generated,
-                scorable.unwrap_or_default(),
+                scorable.map_or_else(
+                    || "an unknown number of positions (give --background)".to_owned(),
+                    |scorable| format!("{scorable} positions")
+                ),
                 profile.id()
             ),
         };

@@ -1,12 +1,13 @@
 //! `profiles propose-threshold`: τ from how a model predicts human texts. No key takes part.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::Write as _;
 use std::io::Write;
 
 use dandyroll_generator::{LogitSource, NoDistribution, Prediction};
+use dandyroll_scheme::schemes::{Effect, Spread};
 use dandyroll_scheme::softmax::{exp, maximum};
-use dandyroll_scheme::{Nats, OutOfRange, Recipe, Seeding, TokenId};
+use dandyroll_scheme::{Member, Nats, OutOfRange, Recipe, Seeding, TokenId};
 use serde_json::json;
 
 use crate::args::{RuleArg, RuntimeArgs, ThresholdArgs};
@@ -25,62 +26,19 @@ const EXACT: usize = 8;
 /// A likeliest token of at least this probability is forced.
 const FORCED: f64 = 0.9;
 
-/// What a mark does to one distribution, on average over all lists.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Effect {
-    /// E[P(green token)] − γ.
-    lift: f64,
-    /// E[KL(marked ‖ unmarked)], nats.
-    damage: f64,
-}
-
-impl Effect {
-    /// With G the probability of the green tokens and α = e^δ, marking makes a green token come with
-    /// probability αG / (1 + (α − 1)G), and the marked distribution lies δ·αG / (1 + (α − 1)G) − ln(1 + (α − 1)G)
-    /// from the unmarked one (from p̂ = α^green p / (1 + (α − 1)G)). The expectation over lists takes all
-    /// colourings of the [`EXACT`] likeliest tokens, `top`, and for the rest, whose probabilities sum to
-    /// `rest` and their squares to `squares`, a Taylor polynomial of second order around its mean γ·rest.
-    fn of(top: &[f64], rest: f64, squares: f64, gamma: f64, delta: f64) -> Self {
-        let alpha = delta.exp();
-        let variance = gamma * (1.0 - gamma) * squares;
-        // At g: probability of green, divergence, and their second derivatives.
-        let at = |g: f64| {
-            let norm = 1.0 + (alpha - 1.0) * g;
-            let green = alpha * g / norm;
-            let green_2 = -2.0 * alpha * (alpha - 1.0) / norm.powi(3);
-            let log_2 = -((alpha - 1.0) / norm).powi(2);
-            (green, delta * green - norm.ln(), green_2, delta * green_2 - log_2)
-        };
-        let mut effect = Self { lift: -gamma, damage: 0.0 };
-        // (probability of the colouring, probability of its green tokens)
-        let mut colourings = vec![(1.0, gamma * rest)];
-        for p in top {
-            let red = colourings.iter().map(|(weight, g)| (weight * (1.0 - gamma), *g));
-            let green = colourings.iter().map(|(weight, g)| (weight * gamma, g + p));
-            colourings = red.chain(green).collect();
-        }
-        for (weight, g) in colourings {
-            let (green, divergence, green_2, divergence_2) = at(g);
-            effect.lift += weight * (green + 0.5 * variance * green_2);
-            effect.damage += weight * (divergence + 0.5 * variance * divergence_2);
-        }
-        effect
+/// What marking does to the position that these logits are of.
+fn effect(recipe: &Recipe, logits: &[f32], prediction: &Prediction) -> Option<Effect> {
+    let max = maximum(logits)?;
+    let (mut sum, mut squares) = (0.0_f64, 0.0_f64);
+    for x in logits {
+        let e = f64::from(exp(x - max));
+        sum += e;
+        squares += e * e;
     }
-
-    fn of_logits(logits: &[f32], prediction: &Prediction, gamma: f64, delta: f64) -> Option<Self> {
-        let max = maximum(logits)?;
-        let (mut sum, mut squares) = (0.0_f64, 0.0_f64);
-        for x in logits {
-            let e = f64::from(exp(x - max));
-            sum += e;
-            squares += e * e;
-        }
-        let top: Vec<f64> =
-            prediction.top(logits, EXACT).into_iter().map(|(_, logprob)| logprob.exp()).collect();
-        let rest = (1.0 - top.iter().sum::<f64>()).max(0.0);
-        let squares = (squares / (sum * sum) - top.iter().map(|p| p * p).sum::<f64>()).max(0.0);
-        Some(Self::of(&top, rest, squares, gamma, delta))
-    }
+    let top: Vec<f64> = prediction.top(logits, EXACT).into_iter().map(|(_, logprob)| logprob.exp()).collect();
+    let rest = (1.0 - top.iter().sum::<f64>()).max(0.0);
+    let squares = (squares / (sum * sum) - top.iter().map(|p| p * p).sum::<f64>()).max(0.0);
+    recipe.scheme().effect(&Spread { top: &top, rest, squares })
 }
 
 /// One token of a human text.
@@ -109,7 +67,7 @@ struct Row {
     scored: f64,
     /// Mean lift of the scored pairs.
     lift: f64,
-    /// The expected z of the count of green pairs on 1000 positions.
+    /// The expected z of the score on 1000 positions.
     z: f64,
     /// Divergence from the unmarked text, nats for 100 positions.
     damage: f64,
@@ -123,7 +81,7 @@ fn float(n: usize) -> f64 {
 
 impl Row {
     /// Each distinct pair counts once, at its first occurrence above τ, as in detection.
-    fn of<'a>(tau: f64, documents: impl Iterator<Item = &'a Vec<Position>>, gamma: f64) -> Self {
+    fn of<'a>(tau: f64, documents: impl Iterator<Item = &'a Vec<Position>>, variance: f64) -> Self {
         let (mut all, mut kept, mut scored, mut forced) = (0_usize, 0_usize, 0_usize, 0_usize);
         let (mut lift, mut damage) = (0.0, 0.0);
         let mut seen = HashSet::new();
@@ -145,7 +103,7 @@ impl Row {
         }
         let n = float(all).max(1.0);
         let scored_f = float(scored);
-        let spread = (scored_f * gamma * (1.0 - gamma)).sqrt();
+        let spread = (scored_f * variance).sqrt();
         Self {
             tau,
             kept: float(kept) / n,
@@ -161,11 +119,11 @@ impl Row {
 
 impl Reading {
     /// One row for each threshold, of all documents or of every second from `half` on.
-    fn rows(&self, gamma: f64, half: Option<usize>) -> Vec<Row> {
+    fn rows(&self, variance: f64, half: Option<usize>) -> Vec<Row> {
         let (skip, step) = half.map_or((0, 1), |half| (half, 2));
         (0..=STEPS)
             .map(|step_of| (f64::from(step_of) * STEP * 100.0).round() / 100.0)
-            .map(|tau| Row::of(tau, self.documents.iter().skip(skip).step_by(step), gamma))
+            .map(|tau| Row::of(tau, self.documents.iter().skip(skip).step_by(step), variance))
             .collect()
     }
 }
@@ -190,8 +148,7 @@ fn read(
 ) -> Result<Reading, Failure> {
     let bos = model.directory().bos();
     let context = model.limits().context.max(2);
-    let width = recipe.width.len();
-    let (gamma, delta) = (recipe.gamma.effective(), recipe.delta.get());
+    let width = recipe.width().len();
     let (mut texts, mut left) = (Vec::new(), args.tokens);
     each_text(&args.corpus, vocabulary, |ids| -> Result<(), Failure> {
         let ids = &ids[..ids.len().min(left)];
@@ -223,7 +180,7 @@ fn read(
                         undefined = true;
                         return;
                     };
-                    let Some(effect) = Effect::of_logits(logits, &prediction, gamma, delta) else {
+                    let Some(effect) = effect(recipe, logits, &prediction) else {
                         undefined = true;
                         return;
                     };
@@ -386,6 +343,15 @@ fn svg(reading: &Reading, rows: &[Row], chosen: usize) -> String {
     svg
 }
 
+/// A profile's member as JSON.
+fn value_of(member: &Member) -> serde_json::Value {
+    match member {
+        Member::Null => serde_json::Value::Null,
+        Member::Number(number) => json!(number),
+        Member::Text(text) => json!(text),
+    }
+}
+
 /// Proposes τ, prints the table, writes picture and profile.
 pub(crate) fn run(
     args: &ThresholdArgs,
@@ -399,16 +365,18 @@ pub(crate) fn run(
     }
     let directory = model::Directory::open(&args.model)?;
     let (vocabulary, digest) = (directory.vocabulary.clone(), directory.files.model_sha256()?);
-    let recipe = Recipe { threshold: None, ..named.recipe() };
-    if recipe.seeding != Seeding::Left {
+    let recipe = named.recipe().gated(None).ok_or_else(|| {
+        Failure::Usage(format!("--profile {}: its algorithm has no entropy threshold", args.profile))
+    })?;
+    if recipe.seeding() != Seeding::Left {
         let what = "pairs are counted by whole windows, as seeding left does; this profile's is another";
         return Err(Failure::Usage(format!("--profile {}: {what}", args.profile)));
     }
     let mut model = directory.load(runtime, args.threads)?;
     let reading = read(args, &recipe, &vocabulary, &mut model)?;
     let positions: usize = reading.documents.iter().map(Vec::len).sum();
-    let gamma = recipe.gamma.effective();
-    let rows = reading.rows(gamma, None);
+    let variance = recipe.scheme().null().variance();
+    let rows = reading.rows(variance, None);
     if positions == 0 {
         return Err(Failure::Usage("the corpora hold no text to propose from".into()));
     }
@@ -420,14 +388,16 @@ pub(crate) fn run(
     let halves: Vec<f64> = [0, 1]
         .into_iter()
         .filter_map(|half| {
-            let rows = reading.rows(gamma, Some(half));
+            let rows = reading.rows(variance, Some(half));
             propose(&rows, args.rule, args.keep).map(|place| rows[place].tau)
         })
         .collect();
     let tau = rows[chosen].tau;
     // A threshold of 0 lets everything through that is not certain.
     let threshold = Some(tau).filter(|tau| *tau > 0.0).map(Nats::threshold).transpose()?;
-    let profile = Recipe { threshold, ..recipe }.bind(vocabulary.digest(), Some(digest));
+    let gated = recipe.gated(threshold).unwrap_or_else(|| recipe.clone());
+    let profile = gated.bind(vocabulary.digest(), Some(digest));
+    let parameters: Vec<(&str, Member)> = recipe.parameters().collect();
     let background = match &named {
         Named::BuiltIn(..) => None,
         Named::Bound(profile) => profile.background(),
@@ -435,7 +405,7 @@ pub(crate) fn run(
     let profile = profile.map_err(|error| Failure::Usage(error.to_string()))?.with_background(background);
     let rule = match (args.keep, args.rule) {
         (Some(keep), _) => format!("at most {:.0} % of positions kept", 100.0 * keep),
-        (None, RuleArg::Power) => "greatest expected z of the count of green pairs".to_owned(),
+        (None, RuleArg::Power) => "greatest expected z of the score".to_owned(),
         (None, RuleArg::Free) => "the largest whose expected z is no less than without a gate".to_owned(),
     };
     if args.json {
@@ -445,8 +415,9 @@ pub(crate) fn run(
         };
         let value = json!({
             "tau": tau, "rule": rule, "halves": halves, "documents": reading.documents.len(),
-            "positions": positions, "gamma": recipe.gamma.get(), "delta": recipe.delta.get(),
-            "context_width": recipe.width.byte(), "model_sha256": digest.to_string(),
+            "positions": positions,
+            "parameters": parameters.iter().map(|(name, member)| (*name, value_of(member))).collect::<BTreeMap<_, _>>(),
+            "model_sha256": digest.to_string(),
             "profile_id": profile.id().to_string(), "profile": profile.canonical_json(),
             "rows": rows.iter().map(row).collect::<Vec<_>>(),
         });
@@ -454,11 +425,9 @@ pub(crate) fn run(
     } else {
         writeln!(
             out,
-            "{positions} positions of {} documents; gamma {}, delta {}, context width {}, temperature 1",
+            "{positions} positions of {} documents; {}, temperature 1",
             reading.documents.len(),
-            recipe.gamma.get(),
-            recipe.delta.get(),
-            recipe.width.byte()
+            parameters.iter().map(|(name, value)| format!("{name} {value}")).collect::<Vec<_>>().join(", ")
         )?;
         write_table(out, &rows, chosen)?;
         writeln!(out, "rule       {rule}")?;
@@ -480,52 +449,6 @@ pub(crate) fn run(
 mod tests {
     use super::*;
 
-    fn effect(p: &[f64], gamma: f64, delta: f64) -> Effect {
-        let mut p = p.to_vec();
-        p.sort_by(|a, b| b.total_cmp(a));
-        let (top, rest) = p.split_at(EXACT.min(p.len()));
-        Effect::of(top, rest.iter().sum(), rest.iter().map(|p| p * p).sum(), gamma, delta)
-    }
-
-    /// The two expectations over every colouring of all tokens.
-    fn defined(p: &[f64], gamma: f64, delta: f64) -> Effect {
-        let mut effect = Effect { lift: -gamma, damage: 0.0 };
-        for colouring in 0..1_u32 << p.len() {
-            let green = |i: usize| colouring >> i & 1 == 1;
-            let weight: f64 = (0..p.len()).map(|i| if green(i) { gamma } else { 1.0 - gamma }).product();
-            let raw: Vec<f64> =
-                (0..p.len()).map(|i| if green(i) { p[i] * delta.exp() } else { p[i] }).collect();
-            let sum: f64 = raw.iter().sum();
-            for i in 0..p.len() {
-                let marked = raw[i] / sum;
-                effect.lift += if green(i) { weight * marked } else { 0.0 };
-                effect.damage += if marked > 0.0 { weight * marked * (marked / p[i]).ln() } else { 0.0 };
-            }
-        }
-        effect
-    }
-
-    #[test]
-    fn effects_equal_the_expectation_over_every_list() {
-        let even = [1.0 / 14.0; 14];
-        let steep: Vec<f64> = (0..14).map(|i| 0.5_f64.powi(i)).collect();
-        let sum: f64 = steep.iter().sum();
-        let steep: Vec<f64> = steep.iter().map(|p| p / sum).collect();
-        let certain = [1.0];
-        // The Taylor polynomial's error is the rest's: small even where six of fourteen equal tokens are in it.
-        for (p, tolerance) in [(&even[..], 3e-2), (&steep[..], 1e-5), (&certain[..], 1e-12)] {
-            for (gamma, delta) in [(0.25, 2.0), (0.25, 3.0), (0.5, 1.0)] {
-                let (found, plain) = (effect(p, gamma, delta), defined(p, gamma, delta));
-                let close = |a: f64, b: f64| (a - b).abs() <= tolerance * (1.0 + b.abs());
-                assert!(
-                    close(found.lift, plain.lift) && close(found.damage, plain.damage),
-                    "{p:?} {gamma} {delta}: {found:?} for {plain:?}"
-                );
-            }
-        }
-        assert!(effect(&certain, 0.25, 3.0).lift.abs() < 1e-12);
-    }
-
     fn position(pair: u32, entropy: f64, lift: f64) -> Position {
         Position {
             pair: Some(pair),
@@ -545,7 +468,7 @@ mod tests {
             position(2, 1.0, 0.2),
             position(1, 2.0, 0.4),
         ];
-        let row = |tau| Row::of(tau, std::iter::once(&document), 0.25);
+        let row = |tau| Row::of(tau, std::iter::once(&document), 3.0 / 16.0);
         let (all, above) = (row(0.0), row(0.5));
         assert!((all.kept - 1.0).abs() < 1e-12 && (above.kept - 0.6).abs() < 1e-12);
         assert!((all.scored - 600.0).abs() < 1e-9 && (above.scored - 400.0).abs() < 1e-9);
@@ -577,7 +500,7 @@ mod tests {
             })
             .collect();
         let reading = Reading { documents: vec![document] };
-        let rows = reading.rows(0.25, None);
+        let rows = reading.rows(3.0 / 16.0, None);
         let peak = rows[propose(&rows, RuleArg::Power, None).unwrap()];
         let at = 0.5 * (peak.tau / 4.0).powi(2);
         assert!((at / peak.lift - 0.5).abs() < 0.05, "{} {}", at, peak.lift);

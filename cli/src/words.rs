@@ -17,7 +17,8 @@ use crate::{keyfile, model};
 struct Row {
     token: u32,
     word: u32,
-    green: bool,
+    /// Whether it speaks for the mark.
+    favoured: bool,
 }
 
 /// Prints a profile's id and canonical JSON.
@@ -32,7 +33,7 @@ pub(crate) fn show_profile(
     let profile = match (&named, model, tokenizer) {
         (_, Some(directory), _) => model::Directory::open(directory)?.bind(&named)?,
         (_, None, Some(path)) => named.bind(digest_of(path)?, None)?,
-        (Named::Bound(profile), None, None) => *profile,
+        (Named::Bound(profile), None, None) => profile.clone(),
         (Named::BuiltIn(..), None, None) => {
             return Err(Failure::Usage(format!(
                 "profile {name} is bound by --model DIR or --tokenizer FILE"
@@ -55,31 +56,31 @@ pub(crate) fn run(args: &WordsArgs, out: &mut dyn Write) -> Result<Outcome, Fail
     // τ does not enter the words, so no model is asked for.
     let family = match (&named, &args.tokenizer) {
         (Named::Bound(profile), None) => profile.family(),
-        (_, Some(tokenizer)) => named.model_free(tokenizer_digest(tokenizer)?)?.family,
+        (_, Some(tokenizer)) => named.model_free(tokenizer_digest(tokenizer)?)?.profile.family(),
         (Named::BuiltIn(name, _), None) => {
             return Err(Failure::Usage(format!("profile {name} needs --tokenizer FILE or its SHA-256")));
         }
     };
-    let gamma = named.gamma();
+    let scheme = named.recipe().scheme();
     let context: Vec<u32> = serde_json::from_str(&args.context)
         .map_err(|error| Failure::Usage(format!("--context is no JSON array of token ids: {error}")))?;
     let context: Vec<TokenId> = context.into_iter().map(TokenId).collect();
     let (from, to) = range(&args.tokens)?;
 
-    let lists = keyfile::read(&args.key_file)?.lists(&family);
+    let words = keyfile::read(&args.key_file)?.words(&family);
     for token in from..to {
-        let word = lists.word(&context, TokenId(token)).ok_or_else(|| {
+        let word = words.word(&context, TokenId(token)).ok_or_else(|| {
             Failure::Usage(format!(
                 "--context has {} tokens, the profile's context width is {}",
                 context.len(),
                 family.width.len()
             ))
         })?;
-        let row = Row { token, word, green: gamma.is_green(word) };
+        let row = Row { token, word, favoured: scheme.favours(word) };
         if args.json {
             writeln!(out, "{}", serde_json::to_string(&row).map_err(std::io::Error::from)?)?;
         } else {
-            writeln!(out, "{:>10} {:>10} {}", row.token, row.word, if row.green { "green" } else { "red" })?;
+            writeln!(out, "{:>10} {:>10} {}", row.token, row.word, if row.favoured { "+" } else { "-" })?;
         }
     }
     Ok(Outcome::Done)

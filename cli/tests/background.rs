@@ -8,7 +8,8 @@ mod common;
 use common::{Bench, fixture};
 use dandyroll_detector::{Detector, Hypothesis, Mode, Policy, Text};
 use dandyroll_ledger::calibration;
-use dandyroll_scheme::{MasterKey, Recipe};
+use dandyroll_scheme::schemes::green_list;
+use dandyroll_scheme::{Mark, MasterKey};
 use dandyroll_vocab::{Vocabulary, normalise};
 use sha2::{Digest, Sha256};
 
@@ -129,11 +130,10 @@ fn a_list_is_built_named_and_left_unscored() {
 /// The held-out function that the key `a.key` takes for marked most.
 fn worst_text() -> String {
     let vocabulary = Vocabulary::open(fixture("model/tokenizer.json")).unwrap();
-    let profile = Recipe::prose_v1().bind(vocabulary.digest(), None).unwrap();
+    let profile = green_list::prose_v1().bind(vocabulary.digest(), None).unwrap();
     let mut master: [u8; 32] = Sha256::digest("dandyroll command line tests: a.key").into();
-    let lists = MasterKey::take(&mut master).lists(&profile.family());
-    let hypothesis =
-        [Hypothesis { lists: &lists, gamma: profile.gamma(), mode: Mode::ModelFree, background: None }];
+    let mark = Mark::new(&MasterKey::take(&mut master), &profile, None).unwrap();
+    let hypothesis = [Hypothesis { mark: &mark, mode: Mode::ModelFree }];
     let corpus = std::fs::read_to_string(fixture("corpora/python_heldout.jsonl")).unwrap();
     let p = |text: &str| {
         let ids = vocabulary.encode_ids(normalise(text).text()).unwrap();

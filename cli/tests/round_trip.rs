@@ -110,11 +110,11 @@ fn code_profile_in_all_three_modes() {
     let key = bench.key("a.key");
     let prompt = bench.file("prompt.txt", PROMPT);
     let marked = generate(&bench, &["--profile", "code-v1", "--key-file", &key]);
-    let biased = marked["watermark"]["biased"].as_u64().unwrap();
-    assert!(biased > 20 && biased < marked["watermark"]["eligible"].as_u64().unwrap(), "{biased}");
+    let count = marked["watermark"]["marked"].as_u64().unwrap();
+    assert!(count > 20 && count < marked["watermark"]["eligible"].as_u64().unwrap(), "{count}");
     for step in marked["steps"].as_array().unwrap().iter().skip(1) {
         let above = step["entropy"].as_f64().unwrap() > 0.9;
-        assert_eq!(step["marked"], if above { "biased" } else { "low_entropy" }, "{step}");
+        assert_eq!(step["marked"], if above { "marked" } else { "low_entropy" }, "{step}");
     }
 
     let text = marked["text"].as_str().unwrap();
@@ -308,7 +308,7 @@ fn colours_in_the_terminal_and_on_a_page() {
     assert!(ran.out.contains("[+") && ran.out.contains("[-") && !ran.out.contains('\u{1b}'), "{}", ran.out);
     let html = std::fs::read_to_string(page).unwrap();
     assert!(
-        html.contains("class=\"green\"")
+        html.contains("class=\"favoured\"")
             && html.contains("&lt;")
             && !html.contains("<b>")
             && !html.contains('\u{1b}'),

@@ -146,9 +146,17 @@ fn numbers<'a>(rows: impl Iterator<Item = &'a Value>, finding: impl Fn(&Value) -
     rows.map(|row| {
         let found = row["findings"].as_array().unwrap().iter().map(|one| {
             let mut shown = finding(one);
-            for name in
-                ["verdict", "mode", "scored", "green", "z", "log10_p", "hypotheses", "log10_p_adjusted"]
-            {
+            for name in [
+                "verdict",
+                "mode",
+                "scored",
+                "score",
+                "expected",
+                "z",
+                "log10_p",
+                "hypotheses",
+                "log10_p_adjusted",
+            ] {
                 shown[name] = one[name].clone();
             }
             shown

@@ -9,10 +9,8 @@ use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use dandyroll_detector::{Detector, Hypothesis, Mode, Policy, Text, Windows};
-use dandyroll_scheme::{
-    ContextWidth, FunctionVersion, Gamma, Instructions, ListFamily, ListKey, MasterKey, Pairs, Seeding,
-    Sha256Digest, TokenId,
-};
+use dandyroll_scheme::schemes::green_list;
+use dandyroll_scheme::{ContextWidth, Instructions, Mark, MasterKey, Pairs, Seeding, Sha256Digest, TokenId};
 use dandyroll_vocab::Vocabulary;
 
 fn vocabulary() -> Vocabulary {
@@ -44,23 +42,20 @@ fn document(bytes: usize) -> String {
     document
 }
 
-fn lists(seed: u16, width: u8) -> ListKey {
-    seeded_lists(seed, width, Seeding::Left)
+fn mark(seed: u16, width: u8) -> Mark {
+    seeded_mark(seed, width, Seeding::Left)
 }
 
-fn seeded_lists(seed: u16, width: u8, seeding: Seeding) -> ListKey {
+fn seeded_mark(seed: u16, width: u8, seeding: Seeding) -> Mark {
     let mut master = [9; 32];
     master[..2].copy_from_slice(&seed.to_le_bytes());
-    MasterKey::take(&mut master).lists(&ListFamily {
-        function: FunctionVersion::V1,
-        tokenizer: Sha256Digest([7; 32]),
-        width: ContextWidth::new(width).unwrap(),
-        seeding,
-    })
+    let recipe = green_list::recipe(0.25, 2.0, width, None).unwrap().seeded(seeding);
+    let profile = recipe.bind(Sha256Digest([7; 32]), None).unwrap();
+    Mark::new(&MasterKey::take(&mut master), &profile, None).unwrap()
 }
 
-fn free(lists: &ListKey) -> Hypothesis<'_> {
-    Hypothesis { lists, gamma: Gamma::new(0.25).unwrap(), mode: Mode::ModelFree, background: None }
+fn free(mark: &Mark) -> Hypothesis<'_> {
+    Hypothesis { mark, mode: Mode::ModelFree }
 }
 
 fn count(length: usize) -> Throughput {
@@ -74,24 +69,24 @@ fn detection(criterion: &mut Criterion) {
 
     let mut group = criterion.benchmark_group("words of one key");
     for width in [0, 1, 2, 4] {
-        let (lists, mut words) = (lists(1, width), Vec::new());
-        let windows = Windows::of(&ids[..10_000], lists.width()).unwrap();
+        let (mark, mut words) = (mark(1, width), Vec::new());
+        let windows = Windows::of(&ids[..10_000], mark.width()).unwrap();
         group.throughput(count(windows.distinct()));
         group.bench_function(format!("h = {width}"), |b| {
-            b.iter(|| windows.words(&lists, black_box(&mut words)).unwrap());
+            b.iter(|| windows.words(mark.words(), black_box(&mut words)).unwrap());
         });
     }
     group.finish();
 
     let mut group = criterion.benchmark_group("words of one key, h = 2, by instructions");
     for instructions in Instructions::all() {
-        let (lists, mut pairs) = (lists(1, 2), Pairs::new());
+        let (mark, mut pairs) = (mark(1, 2), Pairs::new());
         pairs.clear(2, 0);
         pairs.extend(ids[..10_002].as_chunks::<3>().0.iter().copied());
         let mut words = vec![0; pairs.len()];
         group.throughput(count(pairs.len()));
         group.bench_function(instructions.name(), |b| {
-            b.iter(|| lists.words_with(instructions, &pairs, black_box(&mut words)));
+            b.iter(|| mark.words().words_with(instructions, &pairs, black_box(&mut words)));
         });
     }
     group.finish();
@@ -108,8 +103,8 @@ fn detection(criterion: &mut Criterion) {
 
     let mut group = criterion.benchmark_group("ids in, one key, h = 2");
     for length in [300, 1000, 10_000, ids.len()] {
-        let (lists, mut detector) = (lists(1, 2), Detector::new());
-        let hypotheses = [free(&lists)];
+        let (mark, mut detector) = (mark(1, 2), Detector::new());
+        let hypotheses = [free(&mark)];
         group.throughput(count(length));
         group.bench_function(format!("{length} tokens"), |b| {
             let text = Text::new(&ids[..length]);
@@ -119,10 +114,10 @@ fn detection(criterion: &mut Criterion) {
     group.finish();
 
     let mut group = criterion.benchmark_group("ids in, 1000 keys, h = 2");
-    let keys: Vec<ListKey> = (0..1000).map(|seed| lists(seed, 2)).collect();
-    let (hypotheses, mut detector): (Vec<_>, _) = (keys.iter().map(free).collect(), Detector::new());
+    let marks: Vec<Mark> = (0..1000).map(|seed| mark(seed, 2)).collect();
+    let (hypotheses, mut detector): (Vec<_>, _) = (marks.iter().map(free).collect(), Detector::new());
     for length in [300, 1000] {
-        group.throughput(count(length * keys.len()));
+        group.throughput(count(length * marks.len()));
         group.bench_function(format!("{length} tokens"), |b| {
             let text = Text::new(&ids[..length]);
             b.iter(|| detector.detect(black_box(&text), &hypotheses, &Policy::STANDARD).unwrap());
@@ -131,9 +126,9 @@ fn detection(criterion: &mut Criterion) {
     group.finish();
 
     let mut group = criterion.benchmark_group("ids in, 1000 keys, seeding min, h = 4");
-    let keys: Vec<ListKey> = (0..1000).map(|seed| seeded_lists(seed, 4, Seeding::Min)).collect();
-    let hypotheses: Vec<_> = keys.iter().map(free).collect();
-    group.throughput(count(1000 * keys.len()));
+    let marks: Vec<Mark> = (0..1000).map(|seed| seeded_mark(seed, 4, Seeding::Min)).collect();
+    let hypotheses: Vec<_> = marks.iter().map(free).collect();
+    group.throughput(count(1000 * marks.len()));
     group.bench_function("1000 tokens", |b| {
         let text = Text::new(&ids[..1000]);
         b.iter(|| detector.detect(black_box(&text), &hypotheses, &Policy::STANDARD).unwrap());
@@ -145,8 +140,8 @@ fn detection(criterion: &mut Criterion) {
     group.bench_function("tokenizer alone", |b| {
         b.iter(|| vocabulary.encode_ids(black_box(&megabyte)).unwrap());
     });
-    let (lists, mut detector) = (lists(1, 2), Detector::new());
-    let hypotheses = [free(&lists)];
+    let (mark, mut detector) = (mark(1, 2), Detector::new());
+    let hypotheses = [free(&mark)];
     group.bench_function("normalise, tokenise, detect", |b| {
         b.iter(|| {
             let normalised = dandyroll_vocab::normalise(black_box(&megabyte));

@@ -1,7 +1,7 @@
 //! The exact upper tail of the binomial distribution, in log space.
 //!
-//! Under a secret key every distinct (context, token) pair is green with probability γ' independently of all
-//! others and of the text, so the number of green pairs k among n *is* Bin(n, γ'), not approximately.
+//! Where each scored position hits with one probability p, independently of all others and of the text, the number of
+//! hits k among n *is* Bin(n, p), not approximately.
 //!
 //! The mass at k is Loader's (2000, "Fast and accurate computation of binomial probabilities"): deviances and
 //! Stirling errors in place of factorials, so nothing cancels. From k the tail is summed away from the mean,
@@ -13,8 +13,6 @@
 //! 1.4·10⁻¹² in p for n ≤ 1000 and is the cross-check there. It is not used in production: it ends its
 //! fraction after 140 terms (p wrong by a factor of 14 within n ≤ 10⁶) and underflows below 10⁻³⁰⁸ (the same
 //! test prints both).
-
-use dandyroll_scheme::Gamma;
 
 use crate::Log10P;
 
@@ -28,12 +26,12 @@ pub struct MoreThanAll {
     pub trials: u32,
 }
 
-/// log₁₀ P[Bin(n, γ') ≥ k], exact. k = 0 gives p = 1; k > n is an error.
-pub fn upper_tail(n: u32, k: u32, gamma: Gamma) -> Result<Log10P, MoreThanAll> {
+/// log₁₀ P[Bin(n, `share`) ≥ k], exact, for a share in (0, 1). k = 0 gives p = 1; k > n is an error.
+pub fn upper_tail(n: u32, k: u32, share: f64) -> Result<Log10P, MoreThanAll> {
     if k > n {
         return Err(MoreThanAll { successes: k, trials: n });
     }
-    Ok(Log10P::from_ln(ln_upper_tail(n, k, gamma.effective())))
+    Ok(Log10P::from_ln(ln_upper_tail(n, k, share)))
 }
 
 /// ln P[Bin(n, p) ≥ k] for k ≤ n and p in (0, 1).
@@ -104,8 +102,8 @@ pub(crate) fn deviance(x: f64, m: f64, difference: f64) -> f64 {
 }
 
 /// ln n! − ln(√(2πn) (n/e)ⁿ) for a whole n ≥ 1; error below 10⁻¹⁶.
-fn stirling_error(n: f64) -> f64 {
-    /// The first fifteen, from 40-digit log-gamma.
+pub(crate) fn stirling_error(n: f64) -> f64 {
+    /// The first fifteen, from 40-digit log-share.
     const SMALL: [f64; 15] = [
         0.081_061_466_795_327_26,
         0.041_340_695_955_409_3,
@@ -139,57 +137,57 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn log10(n: u32, k: u32, gamma: f64) -> f64 {
-        upper_tail(n, k, Gamma::new(gamma).unwrap()).unwrap().get()
+    fn log10(n: u32, k: u32, share: f64) -> f64 {
+        upper_tail(n, k, share).unwrap().get()
     }
 
     #[test]
     fn the_edges() {
         assert_eq!(log10(0, 0, 0.25).to_bits(), 0);
         assert_eq!(log10(1_000_000, 0, 0.25).to_bits(), 0);
-        assert_eq!(upper_tail(3, 4, Gamma::new(0.25).unwrap()), Err(MoreThanAll { successes: 4, trials: 3 }));
-        // All green: n log₁₀ γ'.
+        assert_eq!(upper_tail(3, 4, 0.25), Err(MoreThanAll { successes: 4, trials: 3 }));
+        // All hit: n log₁₀ p.
         assert!((log10(10, 10, 0.25) / (10.0 * 0.25_f64.log10()) - 1.0).abs() < 1e-15);
         assert!(log10(u32::MAX, u32::MAX, 1e-6).is_finite());
-        // At least one green of two: 1 − (3/4)².
+        // At least one of two: 1 − (3/4)².
         assert!((log10(2, 1, 0.25) / 0.4375_f64.log10() - 1.0).abs() < 1e-15);
     }
 
     /// n, k with k ≤ n, and a share.
     fn cases() -> impl Strategy<Value = (u32, u32, f64)> {
         (prop_oneof![1_u32..40, 1_u32..5000, 1_u32..2_000_000], 0.0..=1.0_f64, 1e-6..0.999_999_f64).prop_map(
-            |(n, at, gamma)| {
+            |(n, at, share)| {
                 #[expect(clippy::as_conversions, reason = "a share of n, for a test")]
                 let k = (f64::from(n) * at) as u32;
-                (n, k, gamma)
+                (n, k, share)
             },
         )
     }
 
     proptest! {
         #[test]
-        fn grows_with_n_and_gamma_and_falls_with_k((n, k, gamma) in cases(), step in 1e-4..0.1_f64) {
-            let here = log10(n, k, gamma);
+        fn grows_with_n_and_share_and_falls_with_k((n, k, share) in cases(), step in 1e-4..0.1_f64) {
+            let here = log10(n, k, share);
             // Neighbours differ by less than rounding near p = 1 and for huge n.
             let slack = 1e-12 * (1.0 + here.abs());
             prop_assert!(here <= 0.0);
             if k < n {
-                prop_assert!(log10(n, k + 1, gamma) <= here + slack);
+                prop_assert!(log10(n, k + 1, share) <= here + slack);
             }
-            prop_assert!(log10(n + 1, k, gamma) >= here - slack);
-            prop_assert!(log10(n, k, (gamma + step).min(0.999_999)) >= here - slack);
-            // One more trial: P(n+1, k) = (1 − γ') P(n, k) + γ' P(n, k − 1).
+            prop_assert!(log10(n + 1, k, share) >= here - slack);
+            prop_assert!(log10(n, k, (share + step).min(0.999_999)) >= here - slack);
+            // One more trial: P(n+1, k) = (1 − p) P(n, k) + p P(n, k − 1).
             if k > 0 && here > -250.0 {
-                let p = Gamma::new(gamma).unwrap().effective();
-                let mixed = (1.0 - p) * 10_f64.powf(here) + p * 10_f64.powf(log10(n, k - 1, gamma));
-                prop_assert!((10_f64.powf(log10(n + 1, k, gamma)) / mixed - 1.0).abs() < 1e-9);
+                let p = share;
+                let mixed = (1.0 - p) * 10_f64.powf(here) + p * 10_f64.powf(log10(n, k - 1, share));
+                prop_assert!((10_f64.powf(log10(n + 1, k, share)) / mixed - 1.0).abs() < 1e-9);
             }
         }
 
         #[test]
-        fn the_two_tails_sum_to_one((n, k, gamma) in cases()) {
+        fn the_two_tails_sum_to_one((n, k, share) in cases()) {
             prop_assume!(k > 0);
-            let p = Gamma::new(gamma).unwrap().effective();
+            let p = share;
             // P[X ≤ k − 1] is the upper tail of n − X at q = 1 − p, whichever way each is reached.
             let (upper, lower) = (ln_upper_tail(n, k, p), ln_upper_tail(n, n - k + 1, 1.0 - p));
             prop_assert!((upper.exp() + lower.exp() - 1.0).abs() < 1e-11, "{} {}", upper, lower);

@@ -1,26 +1,22 @@
 //! The door for one text: ids and hypotheses in, a report out.
 
-use dandyroll_scheme::{ContextWidth, Gamma, ListKey, Nats, Seeding, TokenId};
+use dandyroll_scheme::{Admission, Background, ContextWidth, Mark, Nats, Seeding, TokenId, WordKey};
 
 use crate::evidence::{Tails, Words};
 use crate::spans::{Draws, Search};
 use crate::verdict::Judged;
 use crate::{
-    Background, Colour, Evidence, Finding, Log10P, Mode, Policy, Reason, Span, TextTooLong, Verdict,
-    WidthMismatch, Windows,
+    Colour, Evidence, Finding, Log10P, Mode, Policy, Reason, Span, TextTooLong, Verdict, WidthMismatch,
+    Windows,
 };
 
-/// A mark that a text may carry: whose lists, which share of them is green, which positions count.
+/// A mark that a text may carry, and which positions count.
 #[derive(Clone, Copy, Debug)]
 pub struct Hypothesis<'a> {
-    /// The lists: key version, tokenizer, h and seeding.
-    pub lists: &'a ListKey,
-    /// γ.
-    pub gamma: Gamma,
+    /// The mark: key version and profile.
+    pub mark: &'a Mark,
     /// How positions are scored.
     pub mode: Mode,
-    /// The windows that are not scored: the list that the profile names, if it names one.
-    pub background: Option<&'a Background>,
 }
 
 impl Hypothesis<'_> {
@@ -29,13 +25,10 @@ impl Hypothesis<'_> {
         if self.mode.needs_entropies() && text.entropies.is_none() {
             return Err(DetectError::EntropiesNeeded(self.mode.name()));
         }
-        match self.background {
-            Some(list) if list.width() != self.lists.width() => Err(DetectError::BackgroundWidth {
-                background: list.width().byte(),
-                lists: self.lists.width().byte(),
-            }),
-            _ => Ok(()),
+        if self.mode == Mode::Weighted && !self.mark.null().is_counted() {
+            return Err(DetectError::NotWeighted(self.mark.scheme().kind().algorithm));
         }
+        if self.mark.lacks_background() { Err(DetectError::BackgroundMissing) } else { Ok(()) }
     }
 }
 
@@ -100,17 +93,15 @@ pub enum DetectError {
     /// The text has more than 2³² tokens.
     #[error(transparent)]
     TextTooLong(#[from] TextTooLong),
-    /// Windows and lists of different widths met: a bug of this crate.
+    /// Windows and words of different widths met: a bug of this crate.
     #[error(transparent)]
     Width(#[from] WidthMismatch),
-    /// A background list of another context width than the lists'.
-    #[error("the background list has a context width of {background} and the profile's is {lists}")]
-    BackgroundWidth {
-        /// h of the background list.
-        background: u8,
-        /// h of the lists.
-        lists: u8,
-    },
+    /// Weights multiply whole-number scores.
+    #[error("the scores of the algorithm {0} cannot be weighted by entropy")]
+    NotWeighted(&'static str),
+    /// The profile leaves windows unscored, and it is not known which.
+    #[error("the profile names a background list, and it is not given")]
+    BackgroundMissing,
 }
 
 /// What was found in one text, strongest evidence first; one finding for each hypothesis.
@@ -181,12 +172,12 @@ pub struct Detector {
 /// What is ready for the next hypothesis about the same text.
 #[derive(Clone, Copy, Debug, Default)]
 struct Ready<'a> {
-    /// Whose words are there.
-    lists: Option<&'a ListKey>,
+    /// Whose words are there, and what counts once.
+    words: Option<(&'a WordKey, Admission)>,
     /// What the windows leave out.
     background: Option<&'a Background>,
-    /// Of which width the windows of seeding `left` are, if those are there.
-    width: Option<ContextWidth>,
+    /// Of which width and admission the windows of seeding `left` are, if those are there.
+    windows: Option<(ContextWidth, Admission)>,
     /// Whether the distinct tokens are there.
     tokens: bool,
 }
@@ -199,9 +190,23 @@ impl Detector {
 
     /// Tests every hypothesis and adjusts each p by their number.
     ///
-    /// Pairs are found once for each context width and background list (under seeding `min` once for each key, because the key
-    /// chooses the contexts), and the keyed function is asked once for each list: hypotheses that share `lists`,
-    /// the same value in memory, differ only in γ and mode.
+    /// Windows are found once for each context width, admission and background list (under seeding `min` once for each
+    /// key, because the key chooses the contexts), and the keyed function is asked once for each sub-key: hypotheses
+    /// that share its words, the same value in memory, differ only in scheme and mode.
+    ///
+    /// ```
+    /// use dandyroll_detector::{Detector, Hypothesis, Mode, Policy, Text, Verdict};
+    /// use dandyroll_scheme::{Mark, MasterKey, Recipe, Sha256Digest, TokenId};
+    ///
+    /// let profile = Recipe::built_in("prose-v1").ok_or("no such recipe")?.bind(Sha256Digest([1; 32]), None)?;
+    /// let mark = Mark::new(&MasterKey::take(&mut [7; 32]), &profile, None)?;
+    /// let ids: Vec<TokenId> = (0..400).map(TokenId).collect();
+    /// let hypothesis = Hypothesis { mark: &mark, mode: Mode::ModelFree };
+    /// let report = Detector::new().detect(&Text::new(&ids), &[hypothesis], &Policy::STANDARD)?;
+    /// assert_eq!(report.verdict(), Verdict::NotDetected);
+    /// assert_eq!(report.findings[0].evidence.scored, 398);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn detect(
         &mut self,
         text: &Text<'_>,
@@ -273,9 +278,10 @@ impl Detector {
         order.clear();
         order.extend(0..hypotheses.len());
         order.sort_unstable_by_key(|place| {
-            let Hypothesis { lists, background, .. } = hypotheses[*place];
-            let background = background.map(std::ptr::from_ref);
-            (lists.seeding().name(), lists.width(), background, std::ptr::from_ref(lists), *place)
+            let mark = hypotheses[*place].mark;
+            let (words, background) = (mark.words(), mark.background().map(std::ptr::from_ref));
+            let contexts = mark.admission() == Admission::Contexts;
+            (words.seeding().name(), words.width(), contexts, background, std::ptr::from_ref(words), *place)
         });
         let done = self.weigh_in(&order, &text, hypotheses, &mut search);
         self.order = order;
@@ -296,12 +302,12 @@ impl Detector {
             let hypothesis = &hypotheses[*place];
             ready = self.prepare(text, hypothesis, ready)?;
             let words = Words { windows: &self.windows, words: &self.words, entropies: text.entropies };
-            let Hypothesis { lists, gamma, mode, .. } = *hypothesis;
-            let counts = words.count(gamma, mode, &mut self.seen);
-            self.evidence[*place] = Evidence::with(mode, counts, gamma, &mut self.tails);
+            let Hypothesis { mark, mode } = *hypothesis;
+            let tally = words.count(mark.scheme(), mode, &mut self.seen);
+            self.evidence[*place] = Evidence::with(mode, mark.null(), &tally, &mut self.tails);
             if let Some(search) = search {
-                words.draws(gamma, mode, &mut self.seen, &mut self.draws);
-                search.add(*place, mode, gamma, lists.width().len(), &self.draws);
+                words.draws(mark.scheme(), mode, &mut self.seen, &mut self.draws);
+                search.add(*place, mode, mark.null(), mark.width().len(), &self.draws);
             }
         }
         Ok(())
@@ -318,11 +324,17 @@ impl Detector {
         self.prepare(&generated, hypothesis, Ready::default())?;
         let mut colours = Vec::with_capacity(text.ids.len());
         colours.resize(text.prompt, Colour::NotScored(Reason::Prompt));
-        let first = hypothesis.lists.width().len().min(generated.ids.len());
+        let first = hypothesis.mark.width().len().min(generated.ids.len());
         colours.resize(text.prompt + first, Colour::NotScored(Reason::ShortContext));
-        let Hypothesis { gamma, mode, .. } = *hypothesis;
+        let Hypothesis { mark, mode } = *hypothesis;
         let words = Words { windows: &self.windows, words: &self.words, entropies: generated.entropies };
-        words.walk(gamma, mode, &mut self.seen, |colour, _| colours.push(colour));
+        words.walk(mode, &mut self.seen, |position| {
+            colours.push(match position {
+                Ok(scored) if mark.scheme().favours(scored.word) => Colour::Favoured,
+                Ok(_) => Colour::Unfavoured,
+                Err(colour) => colour,
+            });
+        });
         Ok(colours)
     }
 
@@ -333,24 +345,27 @@ impl Detector {
         hypothesis: &Hypothesis<'a>,
         mut ready: Ready<'a>,
     ) -> Result<Ready<'a>, DetectError> {
-        let Hypothesis { lists, background, .. } = *hypothesis;
+        let mark = hypothesis.mark;
+        let (words, admission, background) = (mark.words(), mark.admission(), mark.background());
         let address = |background: Option<&Background>| background.map(std::ptr::from_ref);
         let same_background = address(ready.background) == address(background);
-        if same_background && ready.lists.is_some_and(|before| std::ptr::eq(before, lists)) {
+        let same_words =
+            ready.words.is_some_and(|(before, as_now)| std::ptr::eq(before, words) && as_now == admission);
+        if same_background && same_words {
             return Ok(ready);
         }
-        if lists.seeding() == Seeding::Min {
+        if words.seeding() == Seeding::Min {
             if !ready.tokens {
                 self.windows.read_tokens(text.ids)?;
             }
-            self.windows.choose(text.ids, lists, background);
-            (ready.width, ready.tokens) = (None, true);
-        } else if !same_background || ready.width != Some(lists.width()) {
-            self.windows.read_but(text.ids, lists.width(), background)?;
-            ready.width = Some(lists.width());
+            self.windows.choose(text.ids, words, admission, background);
+            (ready.windows, ready.tokens) = (None, true);
+        } else if !same_background || ready.windows != Some((words.width(), admission)) {
+            self.windows.read_but(text.ids, words.width(), admission, background)?;
+            ready.windows = Some((words.width(), admission));
         }
-        self.windows.words(lists, &mut self.words)?;
-        (ready.lists, ready.background) = (Some(lists), background);
+        self.windows.words(words, &mut self.words)?;
+        (ready.words, ready.background) = (Some((words, admission)), background);
         Ok(ready)
     }
 }

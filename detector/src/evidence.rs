@@ -1,34 +1,65 @@
-//! One hypothesis about one text: which pairs are scored, how many are green, how likely that is without the
+//! One hypothesis about one text: which positions are scored, what they score together, how likely that is without the
 //! mark.
 
-use dandyroll_scheme::{Gamma, Nats};
+use dandyroll_scheme::schemes::Scheme;
+use dandyroll_scheme::{Mark, Nats, Null, Point, Strength};
 
 use crate::number::wide;
 use crate::spans::Draws;
-use crate::weighted::{self, MAX_WEIGHT, PerWeight};
-use crate::windows::index;
-use crate::{Log10P, Windows, ZScore, upper_tail};
+use crate::tail::{self, MAX_WEIGHT, PerWeight, least_score, moments, upper_tail_of};
+use crate::windows::{REPEAT, index};
+use crate::{Log10P, Windows, ZScore};
 
 /// Which positions are scored and how much each counts. Each mode is a hypothesis of its own.
 ///
-/// No mode ever reads greenness to decide what it scores: that is what keeps its null exact.
+/// No mode ever reads a score to decide what it scores: that is what keeps its null exact.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Mode {
     /// Every position counts 1; no model is needed.
     ModelFree,
     /// Positions with entropy strictly above τ count 1, as they were marked (Lee et al. 2023, SWEET).
     Gated(Nats),
-    /// Positions count [`weight`] of their entropy (after Lu et al. 2024, EWD).
+    /// Positions count [`weight`] of their entropy (after Lu et al. 2024, EWD). For whole-number scores.
     Weighted,
 }
 
+/// The modes' names, in the order of [`Mode`]: the one list that command line, service and documentation share.
+pub const MODES: [&str; 3] = ["model-free", "entropy-gated", "entropy-weighted"];
+
+/// Why a mode cannot be used with a profile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ModeError {
+    /// No mode has this name.
+    #[error("there is no such mode; the modes are {}", MODES.join(", "))]
+    Unknown,
+    /// The gate is the profile's.
+    #[error("it has no entropy threshold")]
+    NoThreshold,
+    /// Weights multiply whole numbers.
+    #[error("its scores cannot be weighted")]
+    NotWeighted,
+}
+
 impl Mode {
+    /// The mode of that name for a profile with this threshold and null.
+    pub fn named(name: &str, threshold: Option<Nats>, null: &Null) -> Result<Self, ModeError> {
+        let [free, gated, weighted] = MODES;
+        match name {
+            name if name == free => Ok(Self::ModelFree),
+            name if name == gated => threshold.map(Self::Gated).ok_or(ModeError::NoThreshold),
+            name if name == weighted && null.is_counted() => Ok(Self::Weighted),
+            name if name == weighted => Err(ModeError::NotWeighted),
+            _ => Err(ModeError::Unknown),
+        }
+    }
+
     /// The name results carry.
     pub fn name(self) -> &'static str {
+        let [free, gated, weighted] = MODES;
         match self {
-            Self::ModelFree => "model-free",
-            Self::Gated(_) => "entropy-gated",
-            Self::Weighted => "entropy-weighted",
+            Self::ModelFree => free,
+            Self::Gated(_) => gated,
+            Self::Weighted => weighted,
         }
     }
 
@@ -80,48 +111,28 @@ pub enum Reason {
 /// What a position is under one hypothesis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Colour {
-    /// Scored, and green.
-    Green,
-    /// Scored, and not green.
-    Red,
-    /// The same context and token were scored before.
+    /// Scored, and its word speaks for the mark.
+    Favoured,
+    /// Scored, and its word does not.
+    Unfavoured,
+    /// What counts once was counted before.
     Repeat,
     /// Not scored.
     NotScored(Reason),
 }
 
-/// Scored and green pairs by weight.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Counts {
-    scored: PerWeight,
-    green: PerWeight,
+/// Scored positions by weight, and what they score together.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Tally {
+    pub(crate) scored: PerWeight,
+    pub(crate) score: f64,
 }
 
-impl Counts {
-    pub(crate) fn flat(scored: u32, green: u32) -> Self {
-        let mut counts = Self { scored: [0; 17], green: [0; 17] };
-        (counts.scored[1], counts.green[1]) = (scored, green);
-        counts
-    }
-
-    /// n, the distinct pairs scored.
-    pub fn scored(&self) -> u32 {
-        self.scored.iter().sum()
-    }
-
-    /// k, the green ones among them.
-    pub fn green(&self) -> u32 {
-        self.green.iter().sum()
-    }
-
-    /// Σ w over the scored pairs; n in the modes without weights.
-    pub fn scored_weight(&self) -> u64 {
-        weighted::moments(&self.scored).0
-    }
-
-    /// S = Σ w over the green pairs; k in the modes without weights.
-    pub fn green_weight(&self) -> u64 {
-        weighted::moments(&self.green).0
+impl Tally {
+    pub(crate) fn flat(scored: u32, score: f64) -> Self {
+        let mut tally = Self { scored: [0; 17], score };
+        tally.scored[1] = scored;
+        tally
     }
 }
 
@@ -134,59 +145,72 @@ pub(crate) struct Words<'a> {
     pub(crate) entropies: Option<&'a [Option<Nats>]>,
 }
 
+/// A position as it is scored.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Scored {
+    pub(crate) word: u32,
+    pub(crate) weight: u8,
+}
+
 impl Words<'_> {
-    /// Counts each distinct pair once.
-    pub(crate) fn count(&self, gamma: Gamma, mode: Mode, seen: &mut Vec<bool>) -> Counts {
+    /// Counts what counts once.
+    pub(crate) fn count(&self, scheme: &dyn Scheme, mode: Mode, seen: &mut Vec<bool>) -> Tally {
         if !mode.needs_entropies() {
-            let green: u32 = self.words.iter().map(|word| u32::from(gamma.is_green(*word))).sum();
             // Windows number their pairs in 32 bits.
-            return Counts::flat(u32::try_from(self.words.len()).unwrap_or(u32::MAX), green);
+            return Tally::flat(
+                u32::try_from(self.words.len()).unwrap_or(u32::MAX),
+                scheme.total(self.words),
+            );
         }
-        let mut counts = Counts::flat(0, 0);
-        self.walk(gamma, mode, seen, |colour, weight| {
-            let weight = usize::from(weight);
-            counts.scored[weight] += u32::from(matches!(colour, Colour::Green | Colour::Red));
-            counts.green[weight] += u32::from(colour == Colour::Green);
+        let mut tally = Tally::flat(0, 0.0);
+        self.walk(mode, seen, |position| {
+            if let Ok(Scored { word, weight }) = position {
+                tally.scored[usize::from(weight)] += 1;
+                tally.score += f64::from(weight) * scheme.score(word);
+            }
         });
-        counts
+        tally
     }
 
-    /// The draws that windows are made of: each scored pair at its first eligible occurrence.
-    pub(crate) fn draws(&self, gamma: Gamma, mode: Mode, seen: &mut Vec<bool>, draws: &mut Draws) {
+    /// The draws that windows are made of: each scored position at its first eligible occurrence.
+    pub(crate) fn draws(&self, scheme: &dyn Scheme, mode: Mode, seen: &mut Vec<bool>, draws: &mut Draws) {
         draws.clear();
         // Fewer than 2³² tokens were let in.
         let mut place = u32::from(self.windows.width().byte());
-        self.walk(gamma, mode, seen, |colour, _| {
-            if let Colour::Green | Colour::Red = colour {
-                draws.push(place, colour == Colour::Green);
+        self.walk(mode, seen, |position| {
+            if let Ok(Scored { word, .. }) = position {
+                draws.push(place, scheme.score(word));
             }
             place = place.saturating_add(1);
         });
     }
 
-    /// Hands every position from the (h + 1)-th on to `visit`, with its weight (0 if it is not scored).
+    /// Hands every position from the (h + 1)-th on to `visit`: as it is scored, or the colour of one that is not.
     ///
-    /// A pair is scored at its first *eligible* occurrence.
+    /// A pair is scored at its first *eligible* occurrence; a context that counts once is used up by its first.
     pub(crate) fn walk(
         &self,
-        gamma: Gamma,
         mode: Mode,
         seen: &mut Vec<bool>,
-        mut visit: impl FnMut(Colour, u8),
+        mut visit: impl FnMut(Result<Scored, Colour>),
     ) {
         seen.clear();
         seen.resize(self.words.len(), false);
         let entropies =
             self.entropies.and_then(|all| all.get(self.windows.width().len()..)).unwrap_or_default();
         for (i, place) in self.windows.places().iter().enumerate() {
+            if *place == REPEAT {
+                visit(Err(Colour::Repeat));
+                continue;
+            }
             let place = index(*place);
             match (mode.weigh(entropies.get(i).copied().flatten()), self.words.get(place)) {
-                (_, None) => visit(Colour::NotScored(Reason::Background), 0),
-                (Err(reason), _) => visit(Colour::NotScored(reason), 0),
-                (Ok(_), _) if seen[place] => visit(Colour::Repeat, 0),
+                (_, None) => visit(Err(Colour::NotScored(Reason::Background))),
+                (Err(reason), _) => visit(Err(Colour::NotScored(reason))),
+                (Ok(_), _) if seen[place] => visit(Err(Colour::Repeat)),
                 (Ok(weight), Some(word)) => {
                     seen[place] = true;
-                    visit(if gamma.is_green(*word) { Colour::Green } else { Colour::Red }, weight);
+                    visit(Ok(Scored { word: *word, weight }));
                 }
             }
         }
@@ -195,55 +219,64 @@ impl Words<'_> {
 
 /// What one hypothesis found in one text.
 ///
-/// The null is exact: under a secret key that had no part in making the text, distinct pairs are green with
-/// probability γ' independently, whatever the text. It is exact *on average over keys*, so a corpus of
-/// near-identical texts errs together under one key; that is what calibration per key is for. It says nothing
-/// once the key is known to whoever made the text.
+/// The null is exact: under a secret key that had no part in making the text, the words of what counts once are
+/// independent uniforms, whatever the text. It is exact *on average over keys*, so a corpus of near-identical texts errs
+/// together under one key; that is what calibration per key is for. It says nothing once the key is known to whoever
+/// made the text.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Evidence {
     /// How positions were scored.
     pub mode: Mode,
-    /// The counts.
-    pub counts: Counts,
-    /// (S − γ'Σw) / √(γ'(1 − γ')Σw²), for people; `None` if nothing was scored.
+    /// n, the positions scored: each distinct (context, token) pair or context once.
+    pub scored: u32,
+    /// T, what they score together: on a list k, the number of those on it (in the mode with weights their sum).
+    pub score: f64,
+    /// E₀\[T\]: what they score on average without the mark, on a list γ'n.
+    pub expected: f64,
+    /// (T − E₀) / √Var₀, for people; `None` if nothing was scored.
     pub z: Option<ZScore>,
-    /// P[a text without the mark has S or more], exact.
+    /// P[a text without the mark scores T or more], exact.
     pub log10_p: Log10P,
-    /// The same for the best this text could have given: all scored pairs green, γ'ⁿ.
-    pub all_green: Log10P,
+    /// The same for the best that this text could have given.
+    pub best: Log10P,
 }
 
-/// Tails that were computed for the same n and γ: keys that are tried on one text share n, and few k occur.
+/// Tails that were computed for the same n and law: keys that are tried on one text share n, and few scores occur.
 #[derive(Debug)]
 pub(crate) struct Tails {
     scored: u32,
-    gamma: Option<Gamma>,
-    /// By k mod [`Tails::PLACES`]; each place says of which k it is.
-    known: Vec<Option<(u32, Log10P)>>,
+    /// The law's points; none before the first.
+    law: Vec<Point>,
+    /// By score mod [`Tails::PLACES`]; each place says of which score it is.
+    known: Vec<Option<(u64, Log10P)>>,
 }
 
 impl Default for Tails {
     fn default() -> Self {
-        Self { scored: 0, gamma: None, known: vec![None; Self::PLACES] }
+        Self { scored: 0, law: Vec::new(), known: vec![None; Self::PLACES] }
     }
 }
 
 impl Tails {
     const PLACES: usize = 256;
 
-    /// [`upper_tail`]; counts come from [`Counts`], where no more are green than scored, so neither fallback is
-    /// reached.
-    fn upper(&mut self, scored: u32, green: u32, gamma: Gamma) -> Log10P {
-        let exact = || upper_tail(scored, green, gamma).unwrap_or(Log10P::ONE);
-        if self.scored != scored || self.gamma != Some(gamma) {
-            (self.scored, self.gamma) = (scored, Some(gamma));
+    /// [`upper_tail_of`].
+    fn upper(&mut self, null: &Null, scored: u32, score: f64) -> Log10P {
+        let exact = || upper_tail_of(null, scored, score);
+        let Null::Counted(law) = null else { return exact() };
+        if self.scored != scored || self.law != law.points() {
+            self.scored = scored;
+            self.law.clear();
+            self.law.extend_from_slice(law.points());
             self.known.fill(None);
         }
-        match self.known.get_mut(index(green) % Self::PLACES) {
-            Some(Some((k, known))) if *k == green => *known,
+        #[expect(clippy::as_conversions, reason = "a whole number; any place will do")]
+        let place = score as usize % Self::PLACES;
+        match self.known.get_mut(place) {
+            Some(Some((bits, known))) if *bits == score.to_bits() => *known,
             Some(place) => {
                 let p = exact();
-                *place = Some((green, p));
+                *place = Some((score.to_bits(), p));
                 p
             }
             None => exact(),
@@ -255,64 +288,53 @@ impl Evidence {
     /// Nothing scored, in no mode: a place to be filled.
     pub(crate) const NONE: Self = Self {
         mode: Mode::ModelFree,
-        counts: Counts { scored: [0; 17], green: [0; 17] },
+        scored: 0,
+        score: 0.0,
+        expected: 0.0,
         z: None,
         log10_p: Log10P::ONE,
-        all_green: Log10P::ONE,
+        best: Log10P::ONE,
     };
 
-    /// The chance that a mark of ordinary strength would be detected on as many pairs as were scored here, at
-    /// `alpha` after correction for `hypotheses`: what `not_detected` is worth.
-    ///
-    /// Ordinary means that it multiplies the odds of green by e^1.5, about what δ = 2 does at the entropy of
-    /// prose: 60 % green at γ = ¼. Weighted evidence is taken as if its pairs weighed alike.
-    pub fn sensitivity(&self, gamma: Gamma, alpha: Log10P, hypotheses: u32) -> f64 {
-        let n = self.counts.scored();
-        let reaches = |k: &u32| upper_tail(n, *k, gamma).is_ok_and(|p| p.times(hypotheses) <= alpha);
-        // The tail falls as k rises: bisect for the least count that is detected.
-        let (mut low, mut high) = (0, n);
-        if !reaches(&n) {
-            return 0.0;
-        }
-        while low < high {
-            let middle = low + (high - low) / 2;
-            if reaches(&middle) {
-                high = middle;
-            } else {
-                low = middle + 1;
-            }
-        }
-        let odds = gamma.effective() / (1.0 - gamma.effective()) * 1.5_f64.exp();
-        Gamma::new((odds / (1.0 + odds)).min(1.0 - 1e-6))
-            .ok()
-            .and_then(|share| upper_tail(n, high, share).ok())
-            .map_or(0.0, |p| p.probability())
+    /// The chance that a mark of ordinary strength ([`Scheme::strength`]) would be detected on as many positions as
+    /// were scored here, at `alpha` after correction for `hypotheses`: what `not_detected` is worth. Weighted evidence
+    /// is taken as if its positions weighed alike.
+    pub fn sensitivity(&self, mark: &Mark, alpha: Log10P, hypotheses: u32) -> f64 {
+        let n = self.scored;
+        let least = least_score(mark.null(), n, |p| p.times(hypotheses) <= alpha);
+        let reached = least.map(|least| match mark.scheme().strength() {
+            Strength::Counted(law) => upper_tail_of(&Null::Counted(law), n, least),
+            Strength::Exponential(mean) => upper_tail_of(&Null::Exponential, n, least / mean),
+        });
+        reached.map_or(0.0, Log10P::probability)
     }
 
-    /// Judges counts.
-    pub fn new(mode: Mode, counts: Counts, gamma: Gamma) -> Self {
-        Self::with(mode, counts, gamma, &mut Tails { scored: 0, gamma: None, known: Vec::new() })
+    /// What positions that count alike score together.
+    pub fn of_score(mode: Mode, null: &Null, scored: u32, score: f64) -> Self {
+        Self::with(
+            mode,
+            null,
+            &Tally::flat(scored, score),
+            &mut Tails { scored: 0, law: Vec::new(), known: Vec::new() },
+        )
     }
 
-    /// [`Evidence::new`], with what is known of the tails.
-    pub(crate) fn with(mode: Mode, counts: Counts, gamma: Gamma, tails: &mut Tails) -> Self {
-        let p = gamma.effective();
-        let (first, second) = weighted::moments(&counts.scored);
-        let (scored, green) = (counts.scored(), counts.green());
-        let mut exact = |k: u32| tails.upper(scored, k, gamma);
+    /// Judges a tally, with what is known of the tails.
+    pub(crate) fn with(mode: Mode, null: &Null, tally: &Tally, tails: &mut Tails) -> Self {
+        let (first, second) = moments(&tally.scored);
+        let scored = tally.scored.iter().skip(1).sum();
+        let expected = null.mean() * wide(first);
         Self {
             mode,
-            counts,
-            z: ZScore::standardised(
-                wide(counts.green_weight()),
-                p * wide(first),
-                p * (1.0 - p) * wide(second),
-            ),
+            scored,
+            score: tally.score,
+            expected,
+            z: ZScore::standardised(tally.score, expected, null.variance() * wide(second)),
             log10_p: match mode {
-                Mode::Weighted => weighted::upper_tail(&counts.scored, &counts.green, gamma),
-                Mode::ModelFree | Mode::Gated(_) => exact(green),
+                Mode::Weighted => tail::weighted_upper_tail(null, &tally.scored, tally.score),
+                Mode::ModelFree | Mode::Gated(_) => tails.upper(null, scored, tally.score),
             },
-            all_green: exact(scored),
+            best: tails.upper(null, scored, f64::from(scored) * null.most()),
         }
     }
 }
@@ -320,6 +342,11 @@ impl Evidence {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use dandyroll_scheme::{Law, MasterKey, Recipe, Sha256Digest};
+
+    fn quarter() -> Null {
+        Null::Counted(Law::below(1 << 30))
+    }
 
     #[test]
     fn weights_are_eighths_of_a_nat_up_to_two_nats() {
@@ -338,12 +365,24 @@ mod tests {
     }
 
     #[test]
+    fn modes_have_one_name_each_and_are_refused_where_they_mean_nothing() {
+        let tau = Nats::new(0.9).unwrap();
+        for name in MODES {
+            assert_eq!(Mode::named(name, Some(tau), &quarter()).unwrap().name(), name);
+        }
+        assert_eq!(Mode::named("entropy-gated", None, &quarter()), Err(ModeError::NoThreshold));
+        assert_eq!(Mode::named("entropy-weighted", None, &Null::Exponential), Err(ModeError::NotWeighted));
+        assert_eq!(Mode::named("auto", None, &quarter()), Err(ModeError::Unknown));
+    }
+
+    #[test]
     fn sensitivity_grows_with_the_text_and_falls_with_the_hypotheses() {
-        let gamma = Gamma::new(0.25).unwrap();
-        let of = |n, hypotheses| {
+        let profile = Recipe::built_in("prose-v1").unwrap().bind(Sha256Digest([1; 32]), None).unwrap();
+        let mark = Mark::new(&MasterKey::take(&mut [1; 32]), &profile, None).unwrap();
+        let of = |n: u32, hypotheses| {
             let alpha = Log10P::of(1e-5).unwrap();
-            Evidence::new(Mode::ModelFree, Counts::flat(n, n / 4), gamma)
-                .sensitivity(gamma, alpha, hypotheses)
+            Evidence::of_score(Mode::ModelFree, mark.null(), n, f64::from(n / 4))
+                .sensitivity(&mark, alpha, hypotheses)
         };
         // P[Bin(n, .59902) ≥ k] with k = 13, 24, 31, summed with mpmath.
         for (n, expected) in [(8, 0.0), (16, 0.064_160), (40, 0.563_119), (60, 0.923_139)] {
@@ -354,20 +393,21 @@ mod tests {
 
     #[test]
     fn nothing_scored_is_no_evidence() {
-        for mode in [Mode::ModelFree, Mode::Weighted] {
-            let evidence = Evidence::new(mode, Counts::flat(0, 0), Gamma::new(0.25).unwrap());
-            assert_eq!((evidence.z, evidence.log10_p, evidence.all_green), (None, Log10P::ONE, Log10P::ONE));
+        for (mode, null) in
+            [(Mode::ModelFree, quarter()), (Mode::Weighted, quarter()), (Mode::ModelFree, Null::Exponential)]
+        {
+            let evidence = Evidence::of_score(mode, &null, 0, 0.0);
+            assert_eq!((evidence.z, evidence.log10_p, evidence.best), (None, Log10P::ONE, Log10P::ONE));
         }
     }
 
     #[test]
     fn equal_weights_give_the_same_p_as_none() {
-        let gamma = Gamma::new(0.25).unwrap();
-        let flat = Evidence::new(Mode::ModelFree, Counts::flat(200, 90), gamma);
-        let mut counts = Counts::flat(0, 0);
-        (counts.scored[12], counts.green[12]) = (200, 90);
-        let weighted = Evidence::new(Mode::Weighted, counts, gamma);
-        assert_eq!((flat.log10_p, flat.all_green), (weighted.log10_p, weighted.all_green));
+        let flat = Evidence::of_score(Mode::ModelFree, &quarter(), 200, 90.0);
+        let mut tally = Tally::flat(0, 12.0 * 90.0);
+        tally.scored[12] = 200;
+        let weighted = Evidence::with(Mode::Weighted, &quarter(), &tally, &mut Tails::default());
+        assert_eq!((flat.log10_p, flat.best), (weighted.log10_p, weighted.best));
         assert!((flat.z.unwrap().get() - weighted.z.unwrap().get()).abs() < 1e-12);
         // (90 − 50) / √37.5.
         assert!((flat.z.unwrap().get() - 6.531_97).abs() < 1e-5);

@@ -1,15 +1,15 @@
-//! Detection as statistics: token ids in, distinct pairs, two counts, one exact p, a verdict out.
+//! Detection as statistics: token ids in, scored positions, one score, one exact p, a verdict out.
 //!
-//! Under a secret key every distinct (context, token) pair of a text is green with probability γ'
-//! independently of all others and of the text (`fixtures/prf/README.md` defines the keyed function), so the
-//! number of green pairs of an unmarked text is exactly binomial. Everything here follows from counting each
-//! pair once, and from never letting greenness decide what is counted.
+//! Under a secret key the words of what counts once in a text (distinct (context, token) pairs, or contexts) are
+//! independent uniforms, whatever the text (`fixtures/prf/README.md` defines the keyed function). A scheme says how many
+//! words give which score, so the law of a text's score without the mark is known exactly. Everything here follows from
+//! counting once, and from never letting a score decide what is counted.
 //!
 //! | step | where |
 //! | --- | --- |
-//! | ids → distinct pairs, once for each context width | [`Windows`] |
-//! | which windows are too common to be scored | [`Background`] |
-//! | pairs, key, γ, [`Mode`] → [`Counts`] → p, z | [`Evidence`] |
+//! | ids → distinct windows, once for each context width and admission | [`Windows`] |
+//! | which windows are common in human text | [`BackgroundTally`] |
+//! | words, scheme, [`Mode`] → score → p, z | [`Evidence`], [`upper_tail_of`] |
 //! | p of several hypotheses → adjusted p → [`Verdict`] | [`judge`], [`Policy`] |
 //! | which passages carry a mark, corrected for all windows tried | [`Detector::detect_spans`], [`Span`] |
 //! | all of it for one text | [`Detector`] |
@@ -26,24 +26,25 @@ mod background;
 mod binomial;
 mod calibrate;
 mod detect;
+mod erlang;
 mod evidence;
 mod interval;
 mod number;
 mod spans;
+mod tail;
 mod verdict;
-mod weighted;
 mod windows;
 
-pub use background::{Background, BackgroundError, BackgroundTally, MAX_BACKGROUND_WINDOWS};
+pub use background::BackgroundTally;
 pub use binomial::{MoreThanAll, upper_tail};
 pub use calibrate::{
     CALIBRATION_BANDS, CALIBRATION_LEVELS, Calibration, CalibrationCounts, CalibrationRate, CalibrationText,
 };
 pub use detect::{DetectError, Detector, Hypothesis, Report, SpanReport, Text};
-pub use evidence::{Colour, Counts, Evidence, Mode, Reason, weight};
+pub use evidence::{Colour, Evidence, MODES, Mode, ModeError, Reason, weight};
 pub use interval::{Interval, IntervalError, clopper_pearson};
 pub use number::{Log10P, ZScore};
 pub use spans::{Span, SureWindow, sure_window};
+pub use tail::{MAX_WEIGHT, upper_tail_of, upper_tail_of_classes};
 pub use verdict::{Correction, Finding, Policy, Verdict, bonferroni, holm, judge};
-pub use weighted::MAX_WEIGHT;
 pub use windows::{TextTooLong, WidthMismatch, Windows};

@@ -6,7 +6,7 @@ use dandyroll_scheme::OutOfRange;
 
 /// log₁₀ of a probability p: finite and ≤ 0.
 ///
-/// p itself underflows (4000 green tokens of 4000 at γ = 1/4 are 10⁻²⁴⁰⁸), its logarithm does not. p = 0 has
+/// p itself underflows (4000 hits of 4000 at γ = 1/4 are 10⁻²⁴⁰⁸), its logarithm does not. p = 0 has
 /// no place here: every count that can be observed has p > 0. Smaller is stronger evidence, and sorts first.
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
 pub struct Log10P(f64);

@@ -1,19 +1,19 @@
 //! Which passages of a text carry a mark: a search over windows whose false alarms are bounded.
 //!
-//! **Draws.** The pairs of a text are put in order of their first eligible occurrence; draw i is that pair's
-//! colour. Later occurrences of a pair, and positions that the mode gives no weight, are no draws. Which
-//! positions are draws follows from the text and the entropies alone, never from greenness, and each pair is
-//! one draw, so under a key that had no part in making the text the draws X₁ … Xₙ are independent
-//! Bernoulli(γ'), exactly. So every window of L consecutive draws, fixed beforehand, has Bin(L, γ') green
-//! ones, exactly. (Counting distinct pairs *within* each window would be exact for each window too, but
-//! needs a table per window and lets one lucky pair that the text repeats light many windows.)
+//! **Draws.** What counts once in a text (pairs, or contexts) is put in order of first eligible occurrence; draw i is
+//! its score. Later occurrences, and positions that the mode gives no weight, are no draws. Which positions are draws
+//! follows from the text and the entropies alone, never from scores, so under a key that had no part in making the text
+//! the draws X₁ … Xₙ are independent with the scheme's law, exactly. So every window of L consecutive draws, fixed
+//! beforehand, has the tail that L scored positions have, exactly: on a list Bin(L, γ'). (Counting distinct pairs
+//! *within* each window would be exact for each window too, but needs a table per window and lets one lucky pair that
+//! the text repeats light many windows.)
 //!
 //! **Windows.** Lengths 32, 48, 64, 96, 128, … (2ʲ and 3·2ʲ⁻¹), each starting at every quarter of its length,
 //! and one flush with the end: W(n) of them, a function of n alone, about 0.4 n (789 for n = 2000). Of the
 //! quarter steps: any run of ℓ ≥ 39 draws contains a whole window of more than 0.53 ℓ draws, where powers of
 //! two at half-overlap promise 0.33 ℓ for half the number of windows. The price of the doubling is log₁₀ 2
 //! in p, and the gain a fifth of the passage's evidence. Of the floor: at n = 2000 and α = 10⁻⁵ a window of 16
-//! would have to be all green.
+//! would have to be all on the list.
 //!
 //! **Correction.** Bonferroni: with T = Σ W(n_h) over all hypotheses h, each window's exact p is multiplied by
 //! 2T. Whatever the windows share, P[any window of an unmarked text has adjusted p ≤ α] ≤ α/2. The whole-text
@@ -22,8 +22,8 @@
 //! log₁₀ 2 for the search, not log₁₀ 2T.
 //!
 //! **Borders.** Among the windows at or below α the one with the least p is taken; in and around it the
-//! segment with the greatest likelihood ratio is found (green counts ln(ĝ/γ'), not green ln((1−ĝ)/(1−γ')),
-//! with ĝ the green rate, estimated again from the segment), bridging no stretch whose loss is so
+//! segment with the greatest likelihood ratio is found (of the scheme's law, tilted to the mean that the segment has, to
+//! the law itself: on a list a hit counts ln(ĝ/γ'), a miss ln((1−ĝ)/(1−γ')) with ĝ the rate of hits), bridging no stretch whose loss is so
 //! great that a marked one hardly ever has it (ln n + 5 nats). Windows that meet it are its own; among the others the next one is taken. Borders
 //! are estimates: they take part in no test, and a span's p is its window's.
 //!
@@ -32,10 +32,11 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use dandyroll_scheme::Gamma;
+use dandyroll_scheme::Null;
 
+use crate::tail::{Likelihood, least_score, upper_tail_of};
 use crate::windows::index;
-use crate::{Log10P, Mode, Policy, upper_tail};
+use crate::{Log10P, Mode, Policy};
 
 /// The shortest window, in draws.
 const SHORTEST: usize = 32;
@@ -44,13 +45,13 @@ const SHORTEST: usize = 32;
 ///
 /// From a given draw of a passage that is marked at the rate assumed, the loss ever exceeds x with probability
 /// e^{−x} at most (Ville 1939; the likelihood ratio of the null is a martingale there), so a passage is torn
-/// where it is whole with probability n e^{−x} = e⁻⁵ < 1 % at most. At n = 2000, γ = ¼ and a green rate
-/// of .65 about 38 unmarked draws part two passages.
+/// where it is whole with probability n e^{−x} = e⁻⁵ < 1 % at most. At n = 2000, γ = ¼ and a rate
+/// of .65 on the list about 38 unmarked draws part two passages.
 fn bridge(draws: usize) -> f64 {
     f64::from(u32::try_from(draws.max(1)).unwrap_or(u32::MAX)).ln() + 5.0
 }
 
-/// Times that the green rate and the borders are estimated from each other.
+/// Times that the rate and the borders are estimated from each other.
 const ROUNDS: u8 = 4;
 
 /// A passage found to carry a mark.
@@ -62,11 +63,11 @@ pub struct Span {
     pub mode: Mode,
     /// Tokens of the text (prompt included in the numbering) from the first pair's context to the last pair.
     pub tokens: Range<usize>,
-    /// Distinct pairs scored in it.
+    /// Positions scored in it.
     pub scored: u32,
-    /// Green ones among them.
-    pub green: u32,
-    /// P[Bin ≥ k] of the strongest window that found it, exact, before correction.
+    /// What they score together.
+    pub score: f64,
+    /// The tail of the strongest window that found it, exact, before correction.
     pub log10_p: Log10P,
     /// The same times twice the number of windows tried.
     pub adjusted: Log10P,
@@ -77,33 +78,33 @@ pub struct Span {
 pub(crate) struct Draws {
     /// The token of each draw.
     places: Vec<u32>,
-    /// Green ones before each draw, and in all: one more than there are draws.
-    green: Vec<u32>,
+    /// The score before each draw, and of all: one more than there are draws.
+    scores: Vec<f64>,
 }
 
 impl Draws {
     pub(crate) fn clear(&mut self) {
         self.places.clear();
-        self.green.clear();
-        self.green.push(0);
+        self.scores.clear();
+        self.scores.push(0.0);
     }
 
-    pub(crate) fn push(&mut self, place: u32, green: bool) {
-        let before = self.green.last().copied().unwrap_or(0);
+    pub(crate) fn push(&mut self, place: u32, score: f64) {
+        let before = self.scores.last().copied().unwrap_or(0.0);
         self.places.push(place);
-        self.green.push(before + u32::from(green));
+        self.scores.push(before + score);
     }
 
     fn len(&self) -> usize {
         self.places.len()
     }
 
-    fn green_in(&self, range: &Range<usize>) -> u32 {
-        self.green[range.end] - self.green[range.start]
+    fn score_in(&self, range: &Range<usize>) -> f64 {
+        self.scores[range.end] - self.scores[range.start]
     }
 
-    fn is_green(&self, draw: usize) -> bool {
-        self.green[draw + 1] > self.green[draw]
+    fn score(&self, draw: usize) -> f64 {
+        self.scores[draw + 1] - self.scores[draw]
     }
 }
 
@@ -146,7 +147,7 @@ struct Candidate {
 struct Kept {
     hypothesis: usize,
     mode: Mode,
-    gamma: Gamma,
+    null: Null,
     width: usize,
     draws: Draws,
     candidates: Vec<Candidate>,
@@ -162,52 +163,35 @@ pub(crate) struct Search<'a> {
     family: Option<Family>,
 }
 
-/// For each length the least green count that any correction could let through; kept between hypotheses that
-/// share n and γ.
+/// For each length the least score that any correction could let through; kept between hypotheses that share n and law.
 #[derive(Debug)]
 struct Family {
     draws: usize,
-    gamma: Gamma,
+    null: Null,
     tried: u64,
-    /// Length, and the least green count; `None` if all green is not enough.
-    critical: Vec<(usize, Option<u32>)>,
+    /// Length, and the least score; `None` if the greatest is not enough.
+    critical: Vec<(usize, Option<f64>)>,
 }
 
 impl Family {
-    fn new(draws: usize, gamma: Gamma, policy: &Policy) -> Self {
+    fn new(draws: usize, null: &Null, policy: &Policy) -> Self {
         let tried = windows_tried(draws, policy.min_scored());
         let critical = lengths(draws, policy.min_scored())
-            .map(|length| (length, least_green(length, gamma, policy.alpha(), tried)))
+            .map(|length| (length, critical(length, null, policy.alpha(), tried)))
             .collect();
-        Self { draws, gamma, tried, critical }
+        Self { draws, null: null.clone(), tried, critical }
     }
 }
 
-/// P[Bin(length, γ') ≥ green].
-fn tail(length: usize, green: u32, gamma: Gamma) -> Log10P {
-    // Counts come from 32-bit positions and green draws are draws, so neither fallback is reached; both err
-    // on the side of no evidence.
-    u32::try_from(length).ok().and_then(|n| upper_tail(n, green, gamma).ok()).unwrap_or(Log10P::ONE)
+/// The tail of a window.
+fn tail(length: usize, score: f64, null: &Null) -> Log10P {
+    // Counts come from 32-bit positions, so the fallback is not reached; it errs on the side of no evidence.
+    u32::try_from(length).map_or(Log10P::ONE, |n| upper_tail_of(null, n, score))
 }
 
-/// The least green count whose p, times twice `tried`, is at most `alpha`.
-fn least_green(length: usize, gamma: Gamma, alpha: Log10P, tried: u64) -> Option<u32> {
-    let most = u32::try_from(length).ok()?;
-    let enough = |green| adjust(tail(length, green, gamma), tried) <= alpha;
-    if !enough(most) {
-        return None;
-    }
-    // All green is enough, none is not (p = 1), unless α is 1.
-    let (mut low, mut high) = (0, most);
-    while low < high {
-        let middle = low + (high - low) / 2;
-        if enough(middle) {
-            high = middle;
-        } else {
-            low = middle + 1;
-        }
-    }
-    Some(high)
+/// The least score whose p, times twice `tried`, is at most `alpha`.
+fn critical(length: usize, null: &Null, alpha: Log10P, tried: u64) -> Option<f64> {
+    least_score(null, u32::try_from(length).ok()?, |p| adjust(p, tried) <= alpha)
 }
 
 /// min(1, 2 T p).
@@ -221,31 +205,38 @@ impl<'a> Search<'a> {
     }
 
     /// Tries every window of one hypothesis. `width` is h.
-    pub(crate) fn add(&mut self, hypothesis: usize, mode: Mode, gamma: Gamma, width: usize, draws: &Draws) {
+    pub(crate) fn add(&mut self, hypothesis: usize, mode: Mode, null: &Null, width: usize, draws: &Draws) {
         let n = draws.len();
         let family = match self.family.take() {
-            Some(family) if family.draws == n && family.gamma == gamma => family,
-            _ => Family::new(n, gamma, self.policy),
+            Some(family) if family.draws == n && family.null == *null => family,
+            _ => Family::new(n, null, self.policy),
         };
         self.tried = self.tried.saturating_add(family.tried);
         let mut candidates = Vec::new();
         for (length, critical) in &family.critical {
-            let mut most = 0;
+            let mut most = f64::NEG_INFINITY;
             for start in starts(n, *length) {
                 let window = start..start + length;
-                let green = draws.green_in(&window);
-                most = most.max(green);
-                if critical.is_some_and(|critical| green >= critical) {
-                    candidates.push(Candidate { log10_p: tail(*length, green, gamma), draws: window });
+                let score = draws.score_in(&window);
+                most = most.max(score);
+                if critical.is_some_and(|critical| score >= critical) {
+                    candidates.push(Candidate { log10_p: tail(*length, score, null), draws: window });
                 }
             }
-            let p = tail(*length, most, gamma);
+            let p = tail(*length, most, null);
             if p < self.least {
                 self.least = p;
             }
         }
         if !candidates.is_empty() {
-            self.kept.push(Kept { hypothesis, mode, gamma, width, draws: draws.clone(), candidates });
+            self.kept.push(Kept {
+                hypothesis,
+                mode,
+                null: null.clone(),
+                width,
+                draws: draws.clone(),
+                candidates,
+            });
         }
         self.family = Some(family);
     }
@@ -297,7 +288,7 @@ impl Kept {
                 continue;
             }
             let after = found.range(window.end..).next().map_or(self.draws.len(), |(start, _)| *start);
-            let segment = refine(&self.draws, before..after, window.clone(), self.gamma);
+            let segment = refine(&self.draws, before..after, window.clone(), &self.null);
             found.insert(segment.start, (segment.end, *log10_p));
         }
         let mut done = 0;
@@ -314,7 +305,7 @@ impl Kept {
                     mode: self.mode,
                     tokens: offset + from..offset + done,
                     scored: u32::try_from(segment.len()).unwrap_or(u32::MAX),
-                    green: self.draws.green_in(&segment),
+                    score: self.draws.score_in(&segment),
                     log10_p,
                     adjusted: adjust(log10_p, tried),
                 }
@@ -323,43 +314,21 @@ impl Kept {
     }
 }
 
-/// Log-likelihood ratio of a draw: green with rate ĝ against γ'.
-#[derive(Clone, Copy, Debug)]
-struct Score {
-    green: f64,
-    red: f64,
-}
-
-impl Score {
-    /// ĝ = (k + ½)/(L + 1) of the segment, kept above γ' so that green speaks for the mark.
-    fn estimated(draws: &Draws, segment: &Range<usize>, gamma: Gamma) -> Self {
-        let p = gamma.effective();
-        let length = u32::try_from(segment.len()).unwrap_or(u32::MAX);
-        let rate = (f64::from(draws.green_in(segment)) + 0.5) / (f64::from(length) + 1.0);
-        let rate = rate.max(p + 0.01 * (1.0 - p));
-        Self { green: (rate / p).ln(), red: ((1.0 - rate) / (1.0 - p)).ln() }
-    }
-
-    fn of(self, draws: &Draws, draw: usize) -> f64 {
-        if draws.is_green(draw) { self.green } else { self.red }
-    }
-}
-
 /// The borders of the passage that a significant window lies in: draws inside `room`, never empty, and
 /// meeting the window.
-fn refine(draws: &Draws, room: Range<usize>, window: Range<usize>, gamma: Gamma) -> Range<usize> {
+fn refine(draws: &Draws, room: Range<usize>, window: Range<usize>, null: &Null) -> Range<usize> {
     let mut segment = window.clone();
     let most = bridge(draws.len());
     for _ in 0..ROUNDS {
-        let score = Score::estimated(draws, &segment, gamma);
-        let inside = core(draws, segment.clone(), score, most);
+        let scored = u32::try_from(segment.len()).unwrap_or(u32::MAX);
+        let ratio = Likelihood::estimated(null, scored, draws.score_in(&segment));
+        let ratio = |draw: usize| ratio.of(draws.score(draw));
+        let inside = core(segment.clone(), ratio, most);
         if inside.is_empty() {
             break;
         }
-        let next = reach((room.start..inside.start).rev(), |draw| score.of(draws, draw), most)
-            .unwrap_or(inside.start)
-            ..reach(inside.end..room.end, |draw| score.of(draws, draw), most)
-                .map_or(inside.end, |last| last + 1);
+        let next = reach((room.start..inside.start).rev(), ratio, most).unwrap_or(inside.start)
+            ..reach(inside.end..room.end, ratio, most).map_or(inside.end, |last| last + 1);
         // A rate that moved the segment off its window would leave it with a p that is not its own.
         if next == segment || next.end <= window.start || next.start >= window.end {
             break;
@@ -370,12 +339,12 @@ fn refine(draws: &Draws, room: Range<usize>, window: Range<usize>, gamma: Gamma)
 }
 
 /// The segment of the greatest score in `range` that bridges no loss above `most` (Kadane's algorithm
-/// with a drop); empty if nothing in it is green.
-fn core(draws: &Draws, range: Range<usize>, score: Score, most: f64) -> Range<usize> {
+/// with a drop); empty if nothing in it speaks for the mark.
+fn core(range: Range<usize>, score: impl Fn(usize) -> f64, most: f64) -> Range<usize> {
     let (mut best, mut segment) = (0.0, range.start..range.start);
     let (mut start, mut sum, mut peak) = (range.start, 0.0_f64, 0.0_f64);
     for draw in range {
-        sum += score.of(draws, draw);
+        sum += score(draw);
         if sum > peak {
             peak = sum;
             if peak > best {
@@ -406,31 +375,32 @@ fn reach(draws: impl Iterator<Item = usize>, score: impl Fn(usize) -> f64, most:
 }
 
 /// What a run of draws is sure to hold, wherever it starts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SureWindow {
     /// L, the length of its longest sure window.
     pub length: u32,
-    /// The least green count with which that window is found.
-    pub least_green: u32,
+    /// The least score with which that window is found.
+    pub least_score: f64,
 }
 
-/// The longest window that any run of `run` draws contains wholly in a text of `draws`, and the green count it
-/// needs there under one hypothesis; `None` if there is none, or all green is not enough.
+/// The longest window that any run of `run` draws contains wholly in a text of `draws`, and the score it needs there
+/// under one hypothesis; `None` if there is none, or the greatest score is not enough.
 ///
-/// A lower bound of power: if the run's draws are green with rate g, it is found with probability at least
+/// A lower bound of power: on a list where the run's draws hit with rate g, it is found with probability at least
 /// P[Bin(L, g) ≥ k].
-pub fn sure_window(run: u32, draws: u32, gamma: Gamma, policy: &Policy) -> Option<SureWindow> {
+pub fn sure_window(run: u32, draws: u32, null: &Null, policy: &Policy) -> Option<SureWindow> {
     // Starts are a quarter of the length apart, so a run of L + L/4 − 1 draws holds one.
     let fits = |length: &usize| length + length / 4 <= index(run) + 1;
     let length = lengths(index(draws), policy.min_scored()).take_while(fits).last()?;
     let tried = windows_tried(index(draws), policy.min_scored());
-    let least_green = least_green(length, gamma, policy.alpha(), tried)?;
-    Some(SureWindow { length: u32::try_from(length).ok()?, least_green })
+    let least_score = critical(length, null, policy.alpha(), tried)?;
+    Some(SureWindow { length: u32::try_from(length).ok()?, least_score })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use dandyroll_scheme::Law;
     use proptest::prelude::*;
 
     #[test]
@@ -439,10 +409,10 @@ mod tests {
         assert_eq!(lengths(200, 50).next(), Some(64));
         assert_eq!((windows_tried(31, 1), windows_tried(32, 1), windows_tried(33, 1)), (0, 1, 2));
         assert_eq!(windows_tried(2000, 1), 789);
-        let gamma = Gamma::new(0.25).unwrap();
-        let sure = sure_window(148, 2000, gamma, &Policy::STANDARD).unwrap();
+        let quarter = Null::Counted(Law::below(1 << 30));
+        let sure = sure_window(148, 2000, &quarter, &Policy::STANDARD).unwrap();
         assert_eq!(sure.length, 96);
-        assert_eq!(sure_window(38, 2000, gamma, &Policy::STANDARD), None);
+        assert_eq!(sure_window(38, 2000, &quarter, &Policy::STANDARD), None);
     }
 
     proptest! {
@@ -476,11 +446,11 @@ mod tests {
         ) {
             let mut draws = Draws::default();
             draws.clear();
-            colours.iter().for_each(|green| draws.push(0, *green));
+            colours.iter().for_each(|hit| draws.push(0, f64::from(u8::from(*hit))));
             #[expect(clippy::as_conversions, reason = "a share of a whole number, for a test")]
             let start = ((colours.len() - 32) as f64 * at) as usize;
             let room = start / 2..(start + 32).midpoint(colours.len());
-            let found = refine(&draws, room.clone(), start..start + 32, Gamma::new(0.25).unwrap());
+            let found = refine(&draws, room.clone(), start..start + 32, &Null::Counted(Law::below(1 << 30)));
             prop_assert!(room.start <= found.start && found.start < found.end && found.end <= room.end);
             prop_assert!(found.start < start + 32 && start < found.end);
         }

@@ -14,7 +14,7 @@ pub enum Verdict {
     /// The adjusted p is above both bounds. A short text may carry a mark all the same: see
     /// [`crate::Evidence::sensitivity`].
     NotDetected,
-    /// Too few pairs: under the floor, or not even all of them green could have reached α.
+    /// Too few positions: under the floor, or not even the best that they could score would have reached α.
     TooShort,
 }
 
@@ -56,9 +56,9 @@ impl Policy {
     /// α = 10⁻⁵, inconclusive to 10⁻³, at least 16 pairs, Bonferroni.
     ///
     /// 10⁻⁵: a dump of a million texts then yields ten false detections, not a thousand. 16: p is exact for
-    /// any n, so the floor is about power and not about validity. At γ = ¼ and α = 10⁻⁵, 13 of 16 must be
-    /// green; a bias of δ = 2 makes 55 to 65 in a hundred green, so "not detected" would say nothing under
-    /// that length.
+    /// any n, so the floor is about power and not about validity. At γ = ¼ and α = 10⁻⁵, 13 of 16 must be on
+    /// the list; a bias of δ = 2 puts 55 to 65 in a hundred there, so "not detected" would say nothing under that
+    /// length.
     pub const STANDARD: Self = Self {
         alpha: Log10P::minus(5),
         inconclusive: Log10P::minus(3),
@@ -121,11 +121,11 @@ impl Policy {
     }
 
     fn verdict(&self, evidence: &Evidence, hypotheses: u32, adjusted: Log10P) -> Verdict {
-        if evidence.counts.scored() < self.min_scored {
+        if evidence.scored < self.min_scored {
             Verdict::TooShort
         } else if adjusted <= self.alpha {
             Verdict::Detected
-        } else if evidence.all_green.times(hypotheses) > self.alpha {
+        } else if evidence.best.times(hypotheses) > self.alpha {
             Verdict::TooShort
         } else if adjusted <= self.inconclusive {
             Verdict::Inconclusive
@@ -242,16 +242,16 @@ fn holm_into(raw: &[Log10P], order: &mut Vec<usize>, adjusted: &mut Vec<Log10P>)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Counts, Mode};
-    use dandyroll_scheme::Gamma;
+    use crate::Mode;
+    use dandyroll_scheme::{Law, Null};
     use proptest::prelude::*;
 
     fn p(values: &[f64]) -> Vec<Log10P> {
         values.iter().map(|value| Log10P::of(*value).unwrap()).collect()
     }
 
-    fn evidence(scored: u32, green: u32) -> Evidence {
-        Evidence::new(Mode::ModelFree, Counts::flat(scored, green), Gamma::new(0.25).unwrap())
+    fn evidence(scored: u32, hits: u32) -> Evidence {
+        Evidence::of_score(Mode::ModelFree, &Null::Counted(Law::below(1 << 30)), scored, f64::from(hits))
     }
 
     fn verdicts(all: &[Evidence], policy: &Policy) -> Vec<(usize, Verdict)> {
@@ -260,7 +260,7 @@ mod tests {
 
     #[test]
     fn the_four_verdicts() {
-        let of = |scored, green| verdicts(&[evidence(scored, green)], &Policy::STANDARD)[0].1;
+        let of = |scored, hits| verdicts(&[evidence(scored, hits)], &Policy::STANDARD)[0].1;
         assert_eq!(of(200, 100), Verdict::Detected);
         assert_eq!(of(200, 72), Verdict::Inconclusive);
         assert_eq!(of(200, 50), Verdict::NotDetected);

@@ -3,39 +3,42 @@
 //! Repeated n-grams are one draw of the keyed function, not several: counting them each time gave up to 83 %
 //! false positives on human code at a nominal 3·10⁻⁵. So a window of h + 1 tokens counts once, wherever it
 //! stands. Under seeding `min` the key chooses one token of the context, and what counts once is that token
-//! with the candidate.
+//! with the candidate. Schemes in which a context decides one token of a text count each context once, with the token
+//! at its first occurrence ([`Admission::Contexts`]).
 
 use std::hash::{BuildHasher, RandomState};
 
-use dandyroll_scheme::{ContextWidth, ListKey, Pairs, Seeding, TokenId};
-
-use crate::Background;
+use dandyroll_scheme::{Admission, Background, ContextWidth, Mark, Pairs, Seeding, TokenId, WordKey};
 
 /// A text of more tokens than positions can be numbered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a text of {0} tokens is too long: fewer than 2^32 are expected")]
 pub struct TextTooLong(pub usize);
 
-/// Windows of one kind asked about with lists of another.
+/// Windows of one kind asked about with words of another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the windows have {windows} context tokens (seeding {}) and the lists need {lists} (seeding {})",
+    "the windows have {windows} context tokens (seeding {}) and the words need {words} (seeding {})",
     windows_seeding.name(),
-    lists_seeding.name()
+    words_seeding.name()
 )]
 pub struct WidthMismatch {
     /// h of the windows.
     pub windows: u8,
     /// How the windows were read.
     pub windows_seeding: Seeding,
-    /// h of the lists.
-    pub lists: u8,
-    /// How the lists are decided.
-    pub lists_seeding: Seeding,
+    /// h of the words.
+    pub words: u8,
+    /// Which context tokens decide the words.
+    pub words_seeding: Seeding,
 }
 
 /// No window: the place of one that is not scored.
 pub(crate) const NONE: u32 = u32::MAX;
+
+/// The place of a window whose context counted before, where contexts count once. Numbers of windows stay below: a text
+/// of so many tokens is refused.
+pub(crate) const REPEAT: u32 = u32::MAX - 1;
 
 /// Buffers above this many elements are given back when the next text is read, so that one huge document does
 /// not hold memory for ever.
@@ -71,6 +74,8 @@ struct Distinct {
     firsts: Vec<u32>,
     /// For each position the number of its run.
     places: Vec<u32>,
+    /// One pair while it is put together.
+    pair: Vec<TokenId>,
     multipliers: [u64; 11],
 }
 
@@ -84,6 +89,7 @@ impl Distinct {
             pairs: Pairs::new(),
             firsts: Vec::new(),
             places: Vec::new(),
+            pair: Vec::new(),
             multipliers: std::array::from_fn(|i| secret.hash_one(i) | 1),
         }
     }
@@ -108,7 +114,7 @@ impl Distinct {
         at: impl Fn(usize) -> [TokenId; S],
         skip: impl Fn(usize) -> bool,
     ) {
-        self.clear(S - 1);
+        self.clear(S.saturating_sub(1));
         self.places.reserve(count);
         // As many entries as twice the positions for usual texts; long ones start smaller, because they may
         // repeat themselves.
@@ -132,7 +138,38 @@ impl Distinct {
                 self.places.push(place);
             }
         }
-        self.pairs.extend(self.firsts.iter().map(|first| at(index(*first))));
+        if S > 0 {
+            self.pairs.extend(self.firsts.iter().map(|first| at(index(*first))));
+        }
+    }
+
+    /// Makes of distinct contexts the pairs of each with the token that follows its first occurrence, `after` of it.
+    /// Contexts whose first occurrence is `common` are used up and not scored; later occurrences of any are repeats.
+    fn follow(
+        &mut self,
+        width: usize,
+        after: impl Fn(usize, &mut Vec<TokenId>),
+        common: impl Fn(usize) -> bool,
+    ) {
+        self.pairs.clear(width, KEEP);
+        let (mut next, mut scored) = (0_usize, 0_u32);
+        for (position, place) in self.places.iter_mut().enumerate() {
+            if self.firsts.get(next).is_none_or(|first| index(*first) != position) {
+                *place = REPEAT;
+                continue;
+            }
+            next += 1;
+            if common(position) {
+                *place = NONE;
+                continue;
+            }
+            self.pair.clear();
+            after(position, &mut self.pair);
+            self.pairs.push(&self.pair);
+            *place = scored;
+            scored += 1;
+        }
+        self.firsts.retain(|first| self.places.get(index(*first)).is_some_and(|place| *place != NONE));
     }
 
     /// The number of the run that `entry` stands for, if it is `run`.
@@ -257,6 +294,7 @@ fn tag(sum: u64, bits: u32) -> u32 {
 pub struct Windows {
     width: ContextWidth,
     seeding: Seeding,
+    admission: Admission,
     distinct: Distinct,
     /// The distinct tokens of the text, and what is made of them: for [`Seeding::Min`] only.
     tokens: Distinct,
@@ -289,6 +327,7 @@ impl Windows {
         Self {
             width: ContextWidth::MAX,
             seeding: Seeding::Left,
+            admission: Admission::Pairs,
             distinct,
             tokens: Distinct::new(),
             ranks: Vec::new(),
@@ -303,51 +342,60 @@ impl Windows {
         Ok(windows)
     }
 
-    /// Replaces the text, keeping the buffers: windows for lists of this width and [`Seeding::Left`], whatever
-    /// the key. On an error the windows are those of an empty text.
-    pub fn read(&mut self, ids: &[TokenId], width: ContextWidth) -> Result<(), TextTooLong> {
-        self.read_but(ids, width, None)
+    /// The windows that detection scores in `ids` under this mark, one for each scored position: what its seeding,
+    /// admission and background list leave.
+    pub fn scored_by(mark: &Mark, ids: &[TokenId]) -> Result<Self, TextTooLong> {
+        let mut windows = Self::new();
+        windows.read_for(ids, mark)?;
+        Ok(windows)
     }
 
-    /// [`Windows::read`] without the windows of a background list, as if the text did not have them. A list of
-    /// another context width holds none of them.
-    pub fn read_but(
+    /// Replaces the text, keeping the buffers: every distinct window of this width under [`Seeding::Left`], whatever
+    /// the key. On an error the windows are those of an empty text.
+    pub fn read(&mut self, ids: &[TokenId], width: ContextWidth) -> Result<(), TextTooLong> {
+        self.read_but(ids, width, Admission::Pairs, None)
+    }
+
+    /// Replaces the text by the windows that this mark scores. Under [`Seeding::Min`] those depend on the key:
+    /// [`Windows::words`] then means something for the same words only.
+    pub fn read_for(&mut self, ids: &[TokenId], mark: &Mark) -> Result<(), TextTooLong> {
+        if mark.words().seeding() == Seeding::Min {
+            self.read_tokens(ids)?;
+            self.choose(ids, mark.words(), mark.admission(), mark.background());
+            return Ok(());
+        }
+        self.read_but(ids, mark.width(), mark.admission(), mark.background())
+    }
+
+    /// [`Windows::read`] for an admission, without the windows of a background list, as if the text did not have them.
+    pub(crate) fn read_but(
         &mut self,
         ids: &[TokenId],
         width: ContextWidth,
+        admission: Admission,
         background: Option<&Background>,
     ) -> Result<(), TextTooLong> {
-        (self.width, self.seeding) = (width, Seeding::Left);
+        (self.width, self.seeding, self.admission) = (width, Seeding::Left, admission);
         self.distinct.clear(width.len());
         fits(ids)?;
-        match width.len() {
-            0 => self.runs::<1>(ids, background),
-            1 => self.runs::<2>(ids, background),
-            2 => self.runs::<3>(ids, background),
-            3 => self.runs::<4>(ids, background),
-            4 => self.runs::<5>(ids, background),
-            5 => self.runs::<6>(ids, background),
-            6 => self.runs::<7>(ids, background),
-            7 => self.runs::<8>(ids, background),
+        let tokens = match admission {
+            Admission::Pairs => width.len() + 1,
+            // The empty context stands once, before the first token: the rest repeat it.
+            Admission::Contexts => width.len(),
+        };
+        match tokens {
+            0 => self.contexts::<0>(ids, background),
+            1 => self.runs::<1>(ids, background),
+            2 => self.runs::<2>(ids, background),
+            3 => self.runs::<3>(ids, background),
+            4 => self.runs::<4>(ids, background),
+            5 => self.runs::<5>(ids, background),
+            6 => self.runs::<6>(ids, background),
+            7 => self.runs::<7>(ids, background),
+            8 => self.runs::<8>(ids, background),
             _ => self.runs::<9>(ids, background),
         }
         Ok(())
-    }
-
-    /// Replaces the text by the windows that these lists count: [`Windows::read`], or under [`Seeding::Min`]
-    /// the distinct pairs of the chosen token and the candidate. Those depend on the key: [`Windows::words`]
-    /// then means something for the same lists only.
-    pub fn read_for(&mut self, ids: &[TokenId], lists: &ListKey) -> Result<(), TextTooLong> {
-        match lists.seeding() {
-            Seeding::Min => {
-                (self.width, self.seeding) = (lists.width(), Seeding::Min);
-                self.distinct.clear(lists.effective_width());
-                self.read_tokens(ids)?;
-                self.choose(ids, lists, None);
-                Ok(())
-            }
-            _ => self.read(ids, lists.width()),
-        }
     }
 
     /// Finds the distinct tokens, which [`Windows::choose`] ranks; needed once for a text.
@@ -358,20 +406,29 @@ impl Windows {
         Ok(())
     }
 
-    /// The windows of `lists` (seeding `min`) in the text whose tokens were read, but for positions whose h + 1
+    /// The windows of `words` (seeding `min`) in the text whose tokens were read, but for positions whose h + 1
     /// tokens are in a background list.
-    pub(crate) fn choose(&mut self, ids: &[TokenId], lists: &ListKey, background: Option<&Background>) {
-        (self.width, self.seeding) = (lists.width(), Seeding::Min);
-        let h = lists.width().len();
+    pub(crate) fn choose(
+        &mut self,
+        ids: &[TokenId],
+        words: &WordKey,
+        admission: Admission,
+        background: Option<&Background>,
+    ) {
+        (self.width, self.seeding, self.admission) = (words.width(), Seeding::Min, admission);
+        let h = words.width().len();
         if h == 0 {
-            self.runs::<1>(ids, background);
+            match admission {
+                Admission::Pairs => self.runs::<1>(ids, background),
+                Admission::Contexts => self.contexts::<0>(ids, background),
+            }
             return;
         }
         self.ranks.clear();
         self.ranks.shrink_to(KEEP);
         self.ranks.resize(self.tokens.firsts.len(), 0);
-        let ranked = lists.ranks(&self.tokens.pairs, &mut self.ranks);
-        debug_assert!(ranked.is_some(), "lists of seeding min rank");
+        let ranked = words.ranks(&self.tokens.pairs, &mut self.ranks);
+        debug_assert!(ranked.is_some(), "words of seeding min rank");
         self.chosen.clear();
         self.chosen.shrink_to(KEEP);
         let (ranks, places) = (&self.ranks, &self.tokens.places);
@@ -384,9 +441,15 @@ impl Windows {
             let token = least as u32;
             TokenId(token)
         }));
-        let (chosen, background) = (&self.chosen, background.filter(|list| list.width() == lists.width()));
+        let (chosen, background) = (&self.chosen, background.filter(|list| list.width() == words.width()));
         let common = |i: usize| background.is_some_and(|list| list.contains(&ids[i..=i + h]));
-        self.distinct.collect::<2>(count, |i| [chosen[i], ids[i + h]], common);
+        match admission {
+            Admission::Pairs => self.distinct.collect::<2>(count, |i| [chosen[i], ids[i + h]], common),
+            Admission::Contexts => {
+                self.distinct.collect::<1>(count, |i| [chosen[i]], |_| false);
+                self.distinct.follow(1, |i, pair| pair.extend([chosen[i], ids[i + h]]), common);
+            }
+        }
     }
 
     /// h.
@@ -399,7 +462,12 @@ impl Windows {
         self.seeding
     }
 
-    /// How many distinct windows there are.
+    /// What counts once.
+    pub fn admission(&self) -> Admission {
+        self.admission
+    }
+
+    /// How many distinct windows there are: scored ones, if they were read for a mark.
     pub fn distinct(&self) -> usize {
         self.distinct.firsts.len()
     }
@@ -412,31 +480,35 @@ impl Windows {
     }
 
     /// For each position from the (h + 1)-th on, the number of its window: below [`Windows::distinct`],
-    /// rising by one at each first occurrence, or `u32::MAX` for one of the background. Position i of the text is
-    /// entry i − h.
+    /// rising by one at each first occurrence, `u32::MAX` for one of the background, or `u32::MAX` − 1 for one whose
+    /// context counted before. Position i of the text is entry i − h.
     pub fn places(&self) -> &[u32] {
         &self.distinct.places
     }
 
     /// The keyed function's word of each distinct window, replacing what `words` held.
-    pub fn words(&self, lists: &ListKey, words: &mut Vec<u32>) -> Result<(), WidthMismatch> {
-        if (lists.width(), lists.seeding()) != (self.width, self.seeding) {
+    pub fn words(&self, key: &WordKey, words: &mut Vec<u32>) -> Result<(), WidthMismatch> {
+        if (key.width(), key.seeding()) != (self.width, self.seeding) {
             return Err(WidthMismatch {
                 windows: self.width.byte(),
                 windows_seeding: self.seeding,
-                lists: lists.width().byte(),
-                lists_seeding: lists.seeding(),
+                words: key.width().byte(),
+                words_seeding: key.seeding(),
             });
         }
         words.clear();
         words.shrink_to(KEEP);
         words.resize(self.distinct(), 0);
-        lists.words(&self.distinct.pairs, words);
+        key.words(&self.distinct.pairs, words);
         Ok(())
     }
 
-    /// All runs of `S` neighbours.
+    /// All runs of `S` neighbours: windows, or contexts with a token after them.
     fn runs<const S: usize>(&mut self, ids: &[TokenId], background: Option<&Background>) {
+        if self.admission == Admission::Contexts {
+            self.contexts::<S>(ids, background);
+            return;
+        }
         let count = (ids.len() + 1).saturating_sub(S);
         // Every position below `count` has a whole run.
         let at = |i: usize| ids[i..].first_chunk::<S>().copied().unwrap_or([TokenId(0); S]);
@@ -444,6 +516,16 @@ impl Windows {
             None => self.distinct.collect(count, at, |_| false),
             Some(list) => self.distinct.collect(count, at, |i| list.contains(&at(i))),
         }
+    }
+
+    /// Contexts of `S` tokens, each with the token after its first occurrence.
+    fn contexts<const S: usize>(&mut self, ids: &[TokenId], background: Option<&Background>) {
+        let count = ids.len().saturating_sub(S);
+        let at = |i: usize| ids[i..].first_chunk::<S>().copied().unwrap_or([TokenId(0); S]);
+        self.distinct.collect(count, at, |_| false);
+        let background = background.filter(|list| list.width().len() == S);
+        let common = |i: usize| background.is_some_and(|list| list.contains(&ids[i..=i + S]));
+        self.distinct.follow(S, |i, pair| pair.extend_from_slice(&ids[i..=i + S]), common);
     }
 }
 
@@ -455,174 +537,4 @@ fn fits(ids: &[TokenId]) -> Result<(), TextTooLong> {
 #[expect(clippy::as_conversions, reason = "u32 to usize, on machines of 32 bits or more")]
 pub(crate) fn index(number: u32) -> usize {
     number as usize
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use dandyroll_scheme::{FunctionVersion, ListFamily, MasterKey, Sha256Digest};
-    use proptest::prelude::*;
-    use std::collections::HashMap;
-
-    fn ids(numbers: impl IntoIterator<Item = u32>) -> Vec<TokenId> {
-        numbers.into_iter().map(TokenId).collect()
-    }
-
-    /// First come, first numbered, by a hash map over whole windows.
-    fn plain(ids: &[TokenId], width: usize) -> (Vec<TokenId>, Vec<u32>) {
-        let (mut numbers, mut distinct) = (HashMap::new(), Vec::new());
-        let places = ids
-            .windows(width + 1)
-            .map(|window| {
-                let fresh = u32::try_from(numbers.len()).unwrap();
-                *numbers.entry(window).or_insert_with(|| {
-                    distinct.extend_from_slice(window);
-                    fresh
-                })
-            })
-            .collect();
-        (distinct, places)
-    }
-
-    #[test]
-    fn a_text_shorter_than_a_window_has_none() {
-        for length in 0..3_u32 {
-            let windows = Windows::of(&ids(0..length), ContextWidth::new(3).unwrap()).unwrap();
-            assert_eq!((windows.distinct(), windows.places().len()), (0, 0));
-        }
-    }
-
-    /// The distinct windows, one after another.
-    fn distinct(windows: &Windows, ids: &[TokenId]) -> Vec<TokenId> {
-        let tokens = windows.width.len() + 1;
-        windows.distinct.firsts.iter().flat_map(|first| ids[index(*first)..][..tokens].to_vec()).collect()
-    }
-
-    #[test]
-    fn one_token_for_ever_is_one_window() {
-        let width = ContextWidth::new(2).unwrap();
-        let windows = Windows::of(&ids(std::iter::repeat_n(7, 1_000_000)), width).unwrap();
-        assert_eq!((windows.distinct(), windows.places().len()), (1, 1_000_000 - 2));
-        assert!(windows.distinct.entries.len() <= KEEP && windows.distinct.firsts.capacity() < 100);
-    }
-
-    #[test]
-    fn long_texts_grow_the_table_and_give_it_back() {
-        let width = ContextWidth::new(1).unwrap();
-        let mut windows = Windows::new();
-        let text = ids((0..3_000_000_u32).map(|i| i.wrapping_mul(2_654_435_761) >> 8));
-        // In the second round the numbers wear out when the table grows.
-        for end in [1, (1 << 32) - 3_000_000] {
-            windows.distinct.end = end;
-            windows.read(&text, width).unwrap();
-            assert_eq!(plain(&text, 1), (distinct(&windows, &text), windows.places().to_vec()));
-        }
-        // Twice it grew: at the first the numbers began again.
-        assert_eq!(windows.distinct.base, 3_000_000);
-        assert!(windows.distinct.entries.len() > KEEP);
-        windows.read(&ids([1, 2, 3]), width).unwrap();
-        assert_eq!(windows.places(), [0, 1]);
-        assert!(windows.distinct.entries.len() <= KEEP && windows.distinct.places.capacity() <= KEEP);
-    }
-
-    #[test]
-    fn worn_out_numbers_begin_again_and_forget_old_entries() {
-        let width = ContextWidth::new(0).unwrap();
-        let texts = [ids([5, 6, 7]), ids([9, 5, 9]), ids([7, 7, 5])];
-        // The last number fits, or is one too many.
-        for end in [(1_u64 << 32) - 3, (1 << 32) - 2, 1 << 32] {
-            let mut windows = Windows::of(&texts[0], width).unwrap();
-            windows.distinct.end = end;
-            for text in &texts[1..] {
-                windows.read(text, width).unwrap();
-                assert_eq!(plain(text, 0), (distinct(&windows, text), windows.places().to_vec()), "{end}");
-            }
-            assert_eq!(windows.distinct.base, if end == (1 << 32) - 3 { 1 } else { 4 });
-        }
-    }
-
-    /// A hash without secrets would let a text be made whose windows all collide; here every tag and place do.
-    #[test]
-    fn windows_that_collide_are_told_apart() {
-        let mut windows = Windows::new();
-        windows.distinct.multipliers = [0; 11];
-        let text = ids((0..300).chain(0..300));
-        windows.read(&text, ContextWidth::new(2).unwrap()).unwrap();
-        assert_eq!(plain(&text, 2), (distinct(&windows, &text), windows.places().to_vec()));
-    }
-
-    #[test]
-    fn debug_does_not_show_the_text() {
-        let windows = Windows::of(&ids([123_456, 9]), ContextWidth::new(0).unwrap()).unwrap();
-        let shown = format!("{windows:?} {:?}", windows.distinct.pairs);
-        assert!(!shown.contains("123456"), "{shown}");
-    }
-
-    fn lists(seed: u8, width: u8, seeding: Seeding) -> ListKey {
-        MasterKey::take(&mut [seed; 32]).lists(&ListFamily {
-            function: FunctionVersion::V1,
-            tokenizer: Sha256Digest([7; 32]),
-            width: ContextWidth::new(width).unwrap(),
-            seeding,
-        })
-    }
-
-    #[test]
-    fn before_the_first_text_there_are_no_windows() {
-        let (windows, mut words) = (Windows::new(), vec![1]);
-        assert_eq!((windows.words(&lists(1, 8, Seeding::Left), &mut words), words.len()), (Ok(()), 0));
-    }
-
-    #[test]
-    fn windows_of_another_kind_are_refused() {
-        let (left, min) = (lists(1, 2, Seeding::Left), lists(1, 2, Seeding::Min));
-        let mut windows = Windows::new();
-        windows.read_for(&ids(0..9), &min).unwrap();
-        assert_eq!((windows.words(&min, &mut Vec::new()), windows.places().len()), (Ok(()), 7));
-        let error = windows.words(&left, &mut Vec::new()).unwrap_err();
-        assert!(error.to_string().contains("2 context tokens (seeding min)"), "{error}");
-        assert!(windows.words(&lists(1, 1, Seeding::Min), &mut Vec::new()).is_err());
-    }
-
-    proptest! {
-        #[test]
-        fn equals_the_plain_form_and_texts_do_not_leak_into_each_other(
-            texts in proptest::collection::vec(
-                (
-                    0_u8..=8,
-                    any::<bool>(),
-                    any::<u8>(),
-                    proptest::collection::vec(prop_oneof![0_u32..3, 0_u32..50, any::<u32>()], 0..600),
-                ),
-                1..6,
-            ),
-        ) {
-            let (mut windows, mut words) = (Windows::new(), Vec::new());
-            for (width, min, seed, text) in texts {
-                let (text, h) = (ids(text), usize::from(width));
-                let lists = lists(seed, width, if min { Seeding::Min } else { Seeding::Left });
-                windows.read_for(&text, &lists).unwrap();
-                // What counts once: the effective context with the candidate.
-                let (mut numbers, mut expected) = (HashMap::new(), Vec::new());
-                let places: Vec<u32> = text
-                    .windows(h + 1)
-                    .map(|window| {
-                        let fresh = u32::try_from(numbers.len()).unwrap();
-                        let pair = (lists.effective(&window[..h]).unwrap(), window[h]);
-                        *numbers.entry(pair).or_insert_with(|| {
-                            expected.push(lists.word(&window[..h], window[h]).unwrap());
-                            fresh
-                        })
-                    })
-                    .collect();
-                windows.words(&lists, &mut words).unwrap();
-                prop_assert_eq!(windows.places(), &places[..]);
-                prop_assert_eq!(&words, &expected);
-                prop_assert_eq!(windows.distinct(), expected.len());
-                if !min {
-                    prop_assert_eq!(plain(&text, h), (distinct(&windows, &text), places));
-                }
-            }
-        }
-    }
 }

@@ -9,7 +9,7 @@
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use dandyroll_detector::upper_tail;
-use dandyroll_scheme::Gamma;
+use dandyroll_scheme::schemes::green_list::Gamma;
 
 /// ln P[Bin(n, p) ≥ k] for k = 0 … n.
 fn ln_tails(n: u32, gamma: Gamma) -> Vec<f64> {
@@ -52,7 +52,7 @@ struct Agreement {
 
 impl Agreement {
     fn compare(&mut self, n: u32, k: u32, gamma: Gamma, second: f64) {
-        let first = upper_tail(n, k, gamma).unwrap().get();
+        let first = upper_tail(n, k, gamma.effective()).unwrap().get();
         let second = second * std::f64::consts::LOG10_E;
         self.cases += 1;
         // p so near 1 that its logarithm is no normal number.
@@ -72,7 +72,7 @@ impl Agreement {
         let mut before = 0.0;
         for (k, second) in (0..=n).zip(ln_tails(n, gamma)) {
             self.compare(n, k, gamma, second);
-            let here = upper_tail(n, k, gamma).unwrap().get();
+            let here = upper_tail(n, k, gamma.effective()).unwrap().get();
             assert!(here <= before + 1e-12 * f64::abs(before), "n {n} k {k}: {here} after {before}");
             before = here;
         }

@@ -4,22 +4,18 @@
 
 mod common;
 
-use common::{Seeded, lists};
+use common::{Seeded, green, mark};
 use dandyroll_detector::{
     Correction, Detector, Hypothesis, Interval, Mode, Policy, Span, SpanReport, Text, Verdict,
     clopper_pearson,
 };
-use dandyroll_scheme::{Gamma, ListKey, Nats, TokenId};
+use dandyroll_scheme::{Mark, Nats, TokenId};
 use proptest::prelude::*;
 
 const CONFIDENCE: f64 = 1.0 - 1e-6;
 
-fn quarter() -> Gamma {
-    Gamma::new(0.25).unwrap()
-}
-
-fn free(lists: &ListKey) -> Hypothesis<'_> {
-    Hypothesis { lists, gamma: quarter(), mode: Mode::ModelFree, background: None }
+fn free(mark: &Mark) -> Hypothesis<'_> {
+    Hypothesis { mark, mode: Mode::ModelFree }
 }
 
 fn search(ids: &[TokenId], hypotheses: &[Hypothesis<'_>], policy: &Policy) -> SpanReport {
@@ -27,12 +23,12 @@ fn search(ids: &[TokenId], hypotheses: &[Hypothesis<'_>], policy: &Policy) -> Sp
 }
 
 /// Replaces tokens `from..to` by ones that are green with probability `rate + (1 − rate)/4`.
-fn mark(seeded: &mut Seeded, ids: &mut [TokenId], from: usize, to: usize, lists: &ListKey, rate: f64) {
-    let h = lists.width().len();
+fn plant(seeded: &mut Seeded, ids: &mut [TokenId], from: usize, to: usize, mark: &Mark, rate: f64) {
+    let h = mark.width().len();
     for i in from..to {
         ids[i] = TokenId(seeded.below(50_000));
         if i >= from + h && seeded.unit() < rate {
-            while !lists.green(&ids[i - h..i], ids[i], quarter()).unwrap() {
+            while !green(mark, &ids[i - h..i], ids[i]) {
                 ids[i] = TokenId(seeded.below(50_000));
             }
         }
@@ -65,8 +61,8 @@ fn false_alarms_keep_to_alpha_and_would_not_without_the_correction() {
     let reports: Vec<SpanReport> = (0..texts)
         .map(|text| {
             let ids = if text % 2 == 0 { seeded.ids(600, 50_000) } else { templated(&mut seeded, 600) };
-            let lists = lists(text, 2);
-            detector.detect_spans(&Text::new(&ids), &[free(&lists)], &Policy::STANDARD).unwrap()
+            let mark = mark(text, 2);
+            detector.detect_spans(&Text::new(&ids), &[free(&mark)], &Policy::STANDARD).unwrap()
         })
         .collect();
     for alpha in [0.3_f64, 0.1, 0.01, 0.001] {
@@ -87,12 +83,12 @@ fn false_alarms_keep_to_alpha_and_would_not_without_the_correction() {
 /// 60 passages of 150 tokens, 65 in 100 green, in 2000 others, seed 12: found, borders near, the rest free.
 #[test]
 fn a_passage_is_found_where_it_stands() {
-    let (mut seeded, key) = (Seeded(12), lists(1, 2));
+    let (mut seeded, key) = (Seeded(12), mark(1, 2));
     let mut errors = Vec::new();
     for _ in 0..60 {
         let mut ids = seeded.ids(2150, 50_000);
         let from = usize::try_from(seeded.below(2000)).unwrap();
-        mark(&mut seeded, &mut ids, from, from + 150, &key, 0.53);
+        plant(&mut seeded, &mut ids, from, from + 150, &key, 0.53);
         let found = search(&ids, &[free(&key)], &Policy::STANDARD);
         let [Span { tokens, adjusted, .. }] = &found.spans[..] else {
             assert!(found.spans.len() < 2, "{found:?}");
@@ -113,11 +109,11 @@ fn a_passage_is_found_where_it_stands() {
 
 #[test]
 fn passages_of_several_keys_and_two_of_one_key_come_back_each() {
-    let (mut seeded, keys) = (Seeded(13), [lists(1, 2), lists(2, 2), lists(3, 1)]);
+    let (mut seeded, keys) = (Seeded(13), [mark(1, 2), mark(2, 2), mark(3, 1)]);
     let mut ids = seeded.ids(3000, 50_000);
     let planted = [(300, 500, 0), (900, 1100, 1), (1160, 1400, 0), (2000, 2200, 2)];
     for (from, to, key) in planted {
-        mark(&mut seeded, &mut ids, from, to, &keys[key], 0.6);
+        plant(&mut seeded, &mut ids, from, to, &keys[key], 0.6);
     }
     let hypotheses: Vec<_> = keys.iter().map(free).collect();
     let policy = Policy::new(1e-5, 1e-3, 16, Correction::Holm).unwrap();
@@ -129,15 +125,15 @@ fn passages_of_several_keys_and_two_of_one_key_come_back_each() {
     }
     // Two passages of one key that all but touch are one.
     let mut ids = seeded.ids(1000, 50_000);
-    mark(&mut seeded, &mut ids, 300, 500, &keys[0], 0.6);
-    mark(&mut seeded, &mut ids, 503, 700, &keys[0], 0.6);
+    plant(&mut seeded, &mut ids, 300, 500, &keys[0], 0.6);
+    plant(&mut seeded, &mut ids, 503, 700, &keys[0], 0.6);
     assert_eq!(search(&ids, &hypotheses, &policy).spans.len(), 1);
 }
 
 /// A gated passage: only positions above τ are marked and counted, and the prompt is numbered but not scored.
 #[test]
 fn the_gate_and_the_prompt_are_kept() {
-    let (mut seeded, key) = (Seeded(14), lists(5, 1));
+    let (mut seeded, key) = (Seeded(14), mark(5, 1));
     let (low, high) = (Nats::new(0.1).unwrap(), Nats::new(2.0).unwrap());
     let mut ids = seeded.ids(1500, 50_000);
     let mut entropies = Vec::new();
@@ -145,13 +141,13 @@ fn the_gate_and_the_prompt_are_kept() {
         let chosen = seeded.unit() < 0.4;
         entropies.push(Some(if chosen { high } else { low }));
         if (600..900).contains(&i) && chosen {
-            mark(&mut seeded, &mut ids, i - 1, i + 1, &key, 0.7);
+            plant(&mut seeded, &mut ids, i - 1, i + 1, &key, 0.7);
         }
     }
     let text = Text { ids: &ids, prompt: 100, entropies: Some(&entropies) };
     let gate = Mode::Gated(Nats::new(0.9).unwrap());
     for mode in [gate, Mode::Weighted] {
-        let hypothesis = Hypothesis { lists: &key, gamma: quarter(), mode, background: None };
+        let hypothesis = Hypothesis { mark: &key, mode };
         let found = Detector::new().detect_spans(&text, &[hypothesis], &Policy::STANDARD).unwrap();
         println!("{}: {:?}", mode.name(), found.spans);
         if mode == gate {
@@ -164,9 +160,9 @@ fn the_gate_and_the_prompt_are_kept() {
 
 #[test]
 fn whole_texts_pay_a_factor_of_two() {
-    let (mut seeded, key) = (Seeded(15), lists(6, 2));
+    let (mut seeded, key) = (Seeded(15), mark(6, 2));
     let mut ids = seeded.ids(300, 50_000);
-    mark(&mut seeded, &mut ids, 0, 300, &key, 0.3);
+    plant(&mut seeded, &mut ids, 0, 300, &key, 0.3);
     let alone = Detector::new().detect(&Text::new(&ids), &[free(&key)], &Policy::STANDARD).unwrap();
     let found = search(&ids, &[free(&key)], &Policy::STANDARD);
     let (one, two) = (alone.findings[0], found.report.findings[0]);
@@ -178,10 +174,10 @@ fn whole_texts_pay_a_factor_of_two() {
 /// 260 000 tokens, all of them marked or none: what a document of 1 MB has.
 #[test]
 fn a_megabyte_is_searched_in_linear_time() {
-    let (mut seeded, key) = (Seeded(16), lists(7, 2));
+    let (mut seeded, key) = (Seeded(16), mark(7, 2));
     for rate in [0.0, 0.5] {
         let mut ids = seeded.ids(260_000, 50_000);
-        mark(&mut seeded, &mut ids, 0, 260_000, &key, rate);
+        plant(&mut seeded, &mut ids, 0, 260_000, &key, rate);
         let start = std::time::Instant::now();
         let found = search(&ids, &[free(&key)], &Policy::STANDARD);
         println!("{} spans of {} windows in {:?}", found.spans.len(), found.windows, start.elapsed());
@@ -201,9 +197,9 @@ proptest! {
         alphabet in prop_oneof![Just(3_u32), Just(30), Just(50_000)],
         rate in 0.0..0.7_f64,
     ) {
-        let (mut seeded, keys) = (Seeded(seed), [lists(seed, 2), lists(seed ^ 1, 0)]);
+        let (mut seeded, keys) = (Seeded(seed), [mark(seed, 2), mark(seed ^ 1, 0)]);
         let mut ids = seeded.ids(length + prompt, alphabet);
-        mark(&mut seeded, &mut ids, prompt + length / 3, prompt + length / 2, &keys[0], rate);
+        plant(&mut seeded, &mut ids, prompt + length / 3, prompt + length / 2, &keys[0], rate);
         let policy = Policy::new(0.05, 0.9, 1, Correction::Bonferroni).unwrap();
         let hypotheses = keys.each_ref().map(free);
         let text = Text { ids: &ids, prompt, entropies: None };
@@ -212,10 +208,11 @@ proptest! {
         let mut done = [prompt; 2];
         let mut last = 0;
         for span in &found.spans {
-            let Span { hypothesis, tokens, scored, green, .. } = span;
+            let Span { hypothesis, tokens, scored, score, .. } = span;
             prop_assert!(done[*hypothesis] <= tokens.start && tokens.start < tokens.end);
             prop_assert!(tokens.end <= ids.len() && last <= tokens.start);
-            prop_assert!(green <= scored && usize::try_from(*scored).unwrap() <= tokens.len());
+            prop_assert!((0.0..=f64::from(*scored)).contains(score));
+            prop_assert!(usize::try_from(*scored).unwrap() <= tokens.len());
             prop_assert!(span.log10_p <= span.adjusted && span.adjusted <= policy.alpha());
             (done[*hypothesis], last) = (tokens.end, tokens.start);
         }
@@ -224,9 +221,9 @@ proptest! {
     /// The same passage at any place of any text is found there.
     #[test]
     fn an_embedded_passage_is_found_wherever_it_is_put(seed in any::<u64>(), before in 0_usize..1500) {
-        let (mut seeded, key) = (Seeded(9), lists(8, 2));
+        let (mut seeded, key) = (Seeded(9), mark(8, 2));
         let mut passage = seeded.ids(180, 50_000);
-        mark(&mut seeded, &mut passage, 0, 180, &key, 0.75);
+        plant(&mut seeded, &mut passage, 0, 180, &key, 0.75);
         let mut seeded = Seeded(seed);
         let ids = [seeded.ids(before, 50_000), passage, seeded.ids(1500 - before, 50_000)].concat();
         let found = search(&ids, &[free(&key)], &Policy::STANDARD);

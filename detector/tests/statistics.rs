@@ -9,19 +9,20 @@
 mod common;
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
-use common::{Seeded, lists, seeded_lists};
+use common::{Seeded, TOKENIZER, green, mark, marks_sharing_words, seeded_mark};
 use dandyroll_detector::{
     BackgroundTally, Correction, Detector, Hypothesis, Interval, Log10P, Mode, Policy, Text, Verdict,
     Windows, clopper_pearson, upper_tail,
 };
-use dandyroll_scheme::{ContextWidth, Gamma, ListKey, Nats, Seeding, Sha256Digest, TokenId};
+use dandyroll_scheme::schemes::green_list;
+use dandyroll_scheme::{ContextWidth, Mark, Nats, Seeding, TokenId};
 
 const CONFIDENCE: f64 = 1.0 - 1e-6;
 
-fn quarter() -> Gamma {
-    Gamma::new(0.25).unwrap()
-}
+/// γ of the lists here; whole words, so that γ' is γ.
+const QUARTER: f64 = 0.25;
 
 /// The interval of the rate of p ≤ α.
 fn rate(p: &[Log10P], alpha: f64) -> Interval {
@@ -30,8 +31,8 @@ fn rate(p: &[Log10P], alpha: f64) -> Interval {
     clopper_pearson(u32::try_from(rejected).unwrap(), u32::try_from(p.len()).unwrap(), CONFIDENCE).unwrap()
 }
 
-fn p_of(detector: &mut Detector, text: &Text<'_>, lists: &ListKey, mode: Mode) -> Log10P {
-    let hypothesis = Hypothesis { lists, gamma: quarter(), mode, background: None };
+fn p_of(detector: &mut Detector, text: &Text<'_>, mark: &Mark, mode: Mode) -> Log10P {
+    let hypothesis = Hypothesis { mark, mode };
     detector.detect(text, &[hypothesis], &Policy::STANDARD).unwrap().findings[0].evidence.log10_p
 }
 
@@ -57,12 +58,12 @@ fn on_random_ids_the_rate_is_the_exact_size() {
     let p: Vec<Log10P> = (0..20_000)
         .map(|key| {
             let ids = seeded.ids(202, 50_257);
-            p_of(&mut detector, &Text::new(&ids), &lists(key, 2), Mode::ModelFree)
+            p_of(&mut detector, &Text::new(&ids), &mark(key, 2), Mode::ModelFree)
         })
         .collect();
     for alpha in [0.3, 0.1, 0.01, 0.001] {
         let bound = Log10P::of(alpha).unwrap();
-        let size = (0..=200).map(|k| upper_tail(200, k, quarter()).unwrap()).find(|p| *p <= bound).unwrap();
+        let size = (0..=200).map(|k| upper_tail(200, k, QUARTER).unwrap()).find(|p| *p <= bound).unwrap();
         let found = rate(&p, alpha);
         assert!(found.contains(size.probability()), "{found:?} around {size} at alpha {alpha}");
     }
@@ -77,12 +78,12 @@ fn under_seeding_min_the_rate_stays_under_alpha_and_counting_windows_does_not() 
     let (exact, by_window): (Vec<_>, Vec<_>) = (0..6000)
         .map(|key| {
             let ids = templated(&mut seeded, 300);
-            let lists = seeded_lists(6_000_000 + key, 4, Seeding::Min);
+            let mark = seeded_mark(6_000_000 + key, 4, Seeding::Min);
             let windows: HashSet<&[TokenId]> = ids.windows(5).collect();
-            let green = windows.iter().filter(|w| lists.green(&w[..4], w[4], quarter()).unwrap()).count();
+            let green = windows.iter().filter(|w| green(&mark, &w[..4], w[4])).count();
             let (n, k) = (u32::try_from(windows.len()).unwrap(), u32::try_from(green).unwrap());
-            let by_window = upper_tail(n, k, quarter()).unwrap();
-            (p_of(&mut detector, &Text::new(&ids), &lists, Mode::ModelFree), by_window)
+            let by_window = upper_tail(n, k, QUARTER).unwrap();
+            (p_of(&mut detector, &Text::new(&ids), &mark, Mode::ModelFree), by_window)
         })
         .unzip();
     for alpha in [0.1, 0.01, 0.001] {
@@ -95,17 +96,17 @@ fn under_seeding_min_the_rate_stays_under_alpha_and_counting_windows_does_not() 
 }
 
 /// Counting every position, as naive detectors do.
-fn naive(ids: &[TokenId], lists: &ListKey) -> Log10P {
-    let windows = Windows::of(ids, lists.width()).unwrap();
+fn naive(ids: &[TokenId], mark: &Mark) -> Log10P {
+    let windows = Windows::of(ids, mark.width()).unwrap();
     let mut words = Vec::new();
-    windows.words(lists, &mut words).unwrap();
+    windows.words(mark.words(), &mut words).unwrap();
     let green = windows
         .places()
         .iter()
-        .filter(|place| quarter().is_green(words[usize::try_from(**place).unwrap()]))
+        .filter(|place| mark.scheme().favours(words[usize::try_from(**place).unwrap()]))
         .count();
     let scored = u32::try_from(windows.places().len()).unwrap();
-    upper_tail(scored, u32::try_from(green).unwrap(), quarter()).unwrap()
+    upper_tail(scored, u32::try_from(green).unwrap(), QUARTER).unwrap()
 }
 
 /// 10 000 templated texts of 300 tokens, a fresh key each, h = 1: distinct pairs keep the rate at or under α;
@@ -115,8 +116,8 @@ fn on_repetitive_ids_the_rate_stays_under_alpha_and_naive_counting_does_not() {
     let (mut seeded, mut detector) = (Seeded(2), Detector::new());
     let (exact, naive): (Vec<_>, Vec<_>) = (0..10_000)
         .map(|key| {
-            let (ids, lists) = (templated(&mut seeded, 300), lists(1_000_000 + key, 1));
-            (p_of(&mut detector, &Text::new(&ids), &lists, Mode::ModelFree), naive(&ids, &lists))
+            let (ids, mark) = (templated(&mut seeded, 300), mark(1_000_000 + key, 1));
+            (p_of(&mut detector, &Text::new(&ids), &mark, Mode::ModelFree), naive(&ids, &mark))
         })
         .unzip();
     for alpha in [0.1, 0.01, 0.001, 1e-4] {
@@ -141,7 +142,7 @@ fn gates_and_weights_that_do_not_read_greenness_keep_the_rate() {
                     .map(|_| (seeded.below(20) > 0).then(|| Nats::new(3.0 * seeded.unit().powi(2)).unwrap()))
                     .collect();
                 let text = Text { entropies: Some(&entropies), ..Text::new(&ids) };
-                p_of(&mut detector, &text, &lists(2_000_000 + key, 1), mode)
+                p_of(&mut detector, &text, &mark(2_000_000 + key, 1), mode)
             })
             .collect();
         for alpha in [0.1, 0.01, 0.001] {
@@ -158,15 +159,15 @@ fn a_gate_that_reads_greenness_fails_the_same_bound() {
     let (mut seeded, mut detector) = (Seeded(4), Detector::new());
     let p: Vec<Log10P> = (0..400)
         .map(|key| {
-            let (ids, lists) = (seeded.ids(200, 50_257), lists(3_000_000 + key, 1));
+            let (ids, mark) = (seeded.ids(200, 50_257), mark(3_000_000 + key, 1));
             let entropies: Vec<_> = (0..ids.len())
                 .map(|i| {
-                    let green = i > 0 && lists.green(&ids[i - 1..i], ids[i], quarter()).unwrap();
+                    let green = i > 0 && green(&mark, &ids[i - 1..i], ids[i]);
                     Nats::new(if green || seeded.below(2) == 0 { 2.0 } else { 0.1 }).ok()
                 })
                 .collect();
             let text = Text { entropies: Some(&entropies), ..Text::new(&ids) };
-            p_of(&mut detector, &text, &lists, Mode::Gated(Nats::new(0.9).unwrap()))
+            p_of(&mut detector, &text, &mark, Mode::Gated(Nats::new(0.9).unwrap()))
         })
         .collect();
     assert!(rate(&p, 0.01).low > 0.01);
@@ -176,11 +177,8 @@ fn a_gate_that_reads_greenness_fails_the_same_bound() {
 #[test]
 fn several_hypotheses_do_not_raise_the_error_of_a_text() {
     let (mut seeded, mut detector) = (Seeded(5), Detector::new());
-    let keys: Vec<ListKey> = (0..8).map(|key| lists(4_000_000 + key, 2)).collect();
-    let hypotheses: Vec<_> = keys
-        .iter()
-        .map(|lists| Hypothesis { lists, gamma: quarter(), mode: Mode::ModelFree, background: None })
-        .collect();
+    let marks: Vec<Mark> = (0..8).map(|key| mark(4_000_000 + key, 2)).collect();
+    let hypotheses: Vec<_> = marks.iter().map(|mark| Hypothesis { mark, mode: Mode::ModelFree }).collect();
     for correction in [Correction::Bonferroni, Correction::Holm] {
         let policy = Policy::new(0.05, 0.1, 16, correction).unwrap();
         let detected = (0..5000)
@@ -196,14 +194,14 @@ fn several_hypotheses_do_not_raise_the_error_of_a_text() {
 }
 
 /// A text of `count` tokens where a token is drawn green with probability `share` instead of ¼.
-fn marked(seeded: &mut Seeded, lists: &ListKey, count: usize, share: f64) -> Vec<TokenId> {
-    let mut ids = seeded.ids(lists.width().len(), 50_257);
+fn marked(seeded: &mut Seeded, mark: &Mark, count: usize, share: f64) -> Vec<TokenId> {
+    let mut ids = seeded.ids(mark.width().len(), 50_257);
     while ids.len() < count {
         let wanted = seeded.unit() < share;
-        let context = lists.context(&ids).unwrap();
+        let context = mark.words().context(&ids).unwrap();
         let token = loop {
             let token = TokenId(seeded.below(50_257));
-            if lists.green(context, token, quarter()).unwrap() == wanted {
+            if green(mark, context, token) == wanted {
                 break token;
             }
         };
@@ -218,20 +216,17 @@ fn marked(seeded: &mut Seeded, lists: &ListKey, count: usize, share: f64) -> Vec
 #[test]
 fn marked_texts_are_detected_under_their_key_only() {
     let (mut seeded, mut detector) = (Seeded(6), Detector::new());
-    let keys: Vec<ListKey> = (0..10).map(|key| lists(5_000_000 + key, 2)).collect();
-    let hypotheses: Vec<_> = keys
-        .iter()
-        .map(|lists| Hypothesis { lists, gamma: quarter(), mode: Mode::ModelFree, background: None })
-        .collect();
+    let marks: Vec<Mark> = (0..10).map(|key| mark(5_000_000 + key, 2)).collect();
+    let hypotheses: Vec<_> = marks.iter().map(|mark| Hypothesis { mark, mode: Mode::ModelFree }).collect();
     let least = (0..=150)
-        .find(|k| upper_tail(150, *k, quarter()).unwrap().times(10) <= Policy::STANDARD.alpha())
+        .find(|k| upper_tail(150, *k, QUARTER).unwrap().times(10) <= Policy::STANDARD.alpha())
         .unwrap();
-    let power = upper_tail(150, least, Gamma::new(0.5).unwrap()).unwrap().probability();
+    let power = upper_tail(150, least, 0.5).unwrap().probability();
     assert!(power > 0.8, "{least} {power}");
     let mut detected = 0;
     for text in 0..200 {
-        let own = text % keys.len();
-        let ids = marked(&mut seeded, &keys[own], 152, 0.5);
+        let own = text % marks.len();
+        let ids = marked(&mut seeded, &marks[own], 152, 0.5);
         let report = detector.detect(&Text::new(&ids), &hypotheses, &Policy::STANDARD).unwrap();
         assert_eq!(report.findings[0].hypothesis, own);
         detected += u32::from(report.verdict() == Verdict::Detected);
@@ -257,15 +252,14 @@ fn a_background_list_frees_single_keys_of_what_texts_share() {
     for _ in 0..20 {
         tally.add(&text()).unwrap();
     }
-    let list = tally.list(Sha256Digest([7; 32]), 2, usize::MAX).unwrap();
+    let list = Arc::new(tally.list(TOKENIZER, 2, usize::MAX).unwrap());
     assert_eq!(list.len(), 78);
     let texts: Vec<Vec<TokenId>> = (0..2000).map(|_| text()).collect();
     let mut detector = Detector::new();
     let mut worst = |background| {
         let of_key = |key| {
-            let lists = lists(key, 2);
-            let hypothesis =
-                [Hypothesis { lists: &lists, gamma: quarter(), mode: Mode::ModelFree, background }];
+            let marks = marks_sharing_words(key, &green_list::prose_v1(), &[background]);
+            let hypothesis = [Hypothesis { mark: &marks[0], mode: Mode::ModelFree }];
             let reaches = |ids: &&Vec<TokenId>| {
                 let report = detector.detect(&Text::new(ids), &hypothesis, &Policy::STANDARD).unwrap();
                 report.findings[0].evidence.log10_p <= Log10P::of(0.01).unwrap()

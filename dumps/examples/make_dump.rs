@@ -25,7 +25,7 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use dandyroll_detector::{Windows, upper_tail};
-use dandyroll_scheme::{ListKey, MasterKey, Recipe, TokenId};
+use dandyroll_scheme::{Mark, MasterKey, Recipe, TokenId};
 use dandyroll_vocab::{Vocabulary, normalise};
 
 /// SplitMix64: the same seed gives the same dump everywhere.
@@ -73,7 +73,7 @@ fn corpus(path: &Path, paragraphs: &mut Vec<String>) {
     }
 }
 
-fn key(path: &str, vocabulary: &Vocabulary) -> ListKey {
+fn mark(path: &str, vocabulary: &Vocabulary) -> Mark {
     let value: serde_json::Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
     let hex = value["master"].as_str().unwrap();
     let mut bytes = [0_u8; 32];
@@ -81,7 +81,7 @@ fn key(path: &str, vocabulary: &Vocabulary) -> ListKey {
         *byte = u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).unwrap();
     }
     let profile = Recipe::built_in("prose-v1").unwrap().bind(vocabulary.digest(), None).unwrap();
-    MasterKey::take(&mut bytes).lists(&profile.family())
+    Mark::new(&MasterKey::take(&mut bytes), &profile, None).unwrap()
 }
 
 /// Which tokens follow which, how often: the most frequent few, as sampling keeps them.
@@ -115,7 +115,7 @@ fn pairs(vocabulary: &Vocabulary, paragraphs: &[String]) -> Pairs {
 struct Walk<'a> {
     pairs: &'a Pairs,
     starts: &'a [TokenId],
-    lists: &'a ListKey,
+    mark: &'a Mark,
     delta: f64,
     text: Vec<TokenId>,
     green: HashMap<Vec<TokenId>, f64>,
@@ -123,17 +123,16 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     fn go_on(&mut self, draw: &mut Draw, tokens: usize) {
-        let gamma = Recipe::built_in("prose-v1").unwrap().gamma;
         for _ in 0..tokens {
             let Some(next) = self.text.last().and_then(|last| self.pairs.get(last)) else {
                 self.text.push(self.starts[draw.below(self.starts.len())]);
                 continue;
             };
-            let context = self.lists.context(&self.text);
+            let context = self.mark.words().context(&self.text);
             let mut sums = [0.0, 0.0];
             let weigh = |(token, count): &(TokenId, f64)| {
-                let green =
-                    context.is_some_and(|context| self.lists.green(context, *token, gamma) == Some(true));
+                let word = context.and_then(|context| self.mark.words().word(context, *token));
+                let green = word.is_some_and(|word| self.mark.scheme().favours(word));
                 let weight = if green { count * self.delta.exp() } else { *count };
                 sums[usize::from(green)] += weight;
                 weight
@@ -161,15 +160,15 @@ impl Walk<'_> {
 
     /// Whether theory says that the text must be found; how many tokens it has.
     fn must_be_found(&self, vocabulary: &Vocabulary, text: &str) -> Option<usize> {
-        let recipe = Recipe::built_in("prose-v1").unwrap();
         let ids = vocabulary.encode_ids(normalise(text).text()).unwrap();
-        let windows = Windows::of(&ids, recipe.width).unwrap();
+        let windows = Windows::of(&ids, self.mark.width()).unwrap();
         // Probabilities are those of the first occurrence, and so is what is scored.
-        let chance = |window: &[TokenId]| self.green.get(window).copied().unwrap_or(recipe.gamma.effective());
+        let gamma = self.mark.null().mean();
+        let chance = |window: &[TokenId]| self.green.get(window).copied().unwrap_or(gamma);
         let mean: f64 = windows.of_text(&ids).map(chance).sum();
         let n = u32::try_from(windows.distinct()).unwrap();
         let slack = (f64::from(n) * 1e9_f64.ln() / 2.0).sqrt();
-        let needed = (0..=n).find(|k| upper_tail(n, *k, recipe.gamma).unwrap().get() <= -13.0)?;
+        let needed = (0..=n).find(|k| upper_tail(n, *k, gamma).unwrap().get() <= -13.0)?;
         (ids.len() >= 200 && mean - slack >= f64::from(needed)).then_some(ids.len())
     }
 }
@@ -177,11 +176,11 @@ impl Walk<'_> {
 /// A marked document and its tokens.
 fn marked(
     vocabulary: &Vocabulary,
-    (pairs, starts, lists): (&Pairs, &[TokenId], &ListKey),
+    (pairs, starts, mark): (&Pairs, &[TokenId], &Mark),
     delta: f64,
     draw: &mut Draw,
 ) -> (String, usize) {
-    let mut walk = Walk { pairs, starts, lists, delta, text: Vec::new(), green: HashMap::new() };
+    let mut walk = Walk { pairs, starts, mark, delta, text: Vec::new(), green: HashMap::new() };
     walk.go_on(draw, 1);
     let more = 220 + draw.below(200);
     walk.go_on(draw, more);
@@ -213,7 +212,7 @@ fn main() {
     let delta: f64 = option("delta").parse().unwrap();
     let mut draw = Draw(option("seed").parse().unwrap());
     let vocabulary = Vocabulary::open(option("tokenizer")).unwrap();
-    let lists = key(option("key-file"), &vocabulary);
+    let mark = mark(option("key-file"), &vocabulary);
     let mut paragraphs = Vec::new();
     corpora.iter().for_each(|path| corpus(Path::new(path), &mut paragraphs));
     assert!(paragraphs.len() > 100, "the corpus is too small");
@@ -232,7 +231,7 @@ fn main() {
     while written(&file) < size {
         let (id, text) = if draw.unit() < share {
             marks += 1;
-            let (text, tokens) = marked(&vocabulary, (&pairs, &starts, &lists), delta, &mut draw);
+            let (text, tokens) = marked(&vocabulary, (&pairs, &starts, &mark), delta, &mut draw);
             shortest = shortest.min(tokens);
             longest = longest.max(tokens);
             (format!("marked-{marks}"), text)

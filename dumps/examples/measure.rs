@@ -25,7 +25,7 @@ use std::time::Instant;
 
 use dandyroll_detector::Policy;
 use dandyroll_dumps::{Existing, Judge, Options, Progress, ResultFormat, Sink, Tally, Wanted};
-use dandyroll_scheme::{MasterKey, Recipe};
+use dandyroll_scheme::{Mark, MasterKey, Recipe};
 use dandyroll_vocab::Vocabulary;
 use serde_json::{Value, json};
 use tokenizers::pipeline::{EncodeOptions, Override, PipelineToken, PipelineTokenizer};
@@ -43,9 +43,7 @@ fn judge(tokenizer: &str, key: &str) -> Judge {
     let wanted = Wanted {
         key: master.id(),
         profile: profile.id().to_string(),
-        lists: Arc::new(master.lists(&profile.family())),
-        gamma: profile.gamma(),
-        background: None,
+        mark: Arc::new(Mark::new(&master, &profile, None).unwrap()),
     };
     Judge::new(vocabulary, vec![wanted], Policy::STANDARD, false)
 }

@@ -3,10 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
-use dandyroll_detector::{
-    Background, Detector, Finding, Hypothesis, Log10P, Mode, Policy, Report, Span, Text, Verdict,
-};
-use dandyroll_scheme::{Gamma, KeyId, ListKey};
+use dandyroll_detector::{Detector, Finding, Hypothesis, Log10P, Mode, Policy, Report, Span, Text, Verdict};
+use dandyroll_scheme::{KeyId, Mark};
 use dandyroll_vocab::{Vocabulary, normalise};
 
 use crate::fault::{Fault, FaultKind};
@@ -18,12 +16,8 @@ pub struct Wanted {
     pub key: KeyId,
     /// The profile's id or name, as results carry it.
     pub profile: String,
-    /// Its lists.
-    pub lists: Arc<ListKey>,
-    /// γ.
-    pub gamma: Gamma,
-    /// The windows that are not scored: the list that the profile names, if it names one.
-    pub background: Option<Arc<Background>>,
+    /// Its mark.
+    pub mark: Arc<Mark>,
 }
 
 impl fmt::Debug for Wanted {
@@ -58,10 +52,12 @@ pub struct Judged {
     pub wanted: usize,
     /// What is said.
     pub verdict: Verdict,
-    /// n, the distinct pairs scored.
+    /// n, the positions scored.
     pub scored: u32,
-    /// k, the green ones.
-    pub green: u32,
+    /// What they score together.
+    pub score: f64,
+    /// What they score on average without the mark.
+    pub expected: f64,
     /// z, `None` if nothing was scored.
     pub z: Option<f64>,
     /// The raw p.
@@ -81,10 +77,10 @@ pub struct Passage {
     pub start: usize,
     /// The character after its last.
     pub end: usize,
-    /// Distinct pairs scored in it.
+    /// Positions scored in it.
     pub scored: u32,
-    /// The green ones.
-    pub green: u32,
+    /// What they score together.
+    pub score: f64,
     /// p of its strongest window.
     pub log10_p: Log10P,
     /// The same, adjusted for all windows tried.
@@ -140,12 +136,7 @@ impl Judge {
         let hypotheses: Vec<Hypothesis<'_>> = self
             .wanted
             .iter()
-            .map(|wanted| Hypothesis {
-                lists: &wanted.lists,
-                gamma: wanted.gamma,
-                mode: Mode::ModelFree,
-                background: wanted.background.as_deref(),
-            })
+            .map(|wanted| Hypothesis { mark: &wanted.mark, mode: Mode::ModelFree })
             .collect();
         let Scratch { detector, report } = scratch;
         let normal = normalise(text);
@@ -176,7 +167,7 @@ impl Judge {
                 start: place.start,
                 end: place.end,
                 scored: span.scored,
-                green: span.green,
+                score: span.score,
                 log10_p: span.log10_p,
                 adjusted: span.adjusted,
             })
@@ -196,8 +187,9 @@ fn judgement(
     let finding = |finding: &Finding| Judged {
         wanted: finding.hypothesis,
         verdict: finding.verdict,
-        scored: finding.evidence.counts.scored(),
-        green: finding.evidence.counts.green(),
+        scored: finding.evidence.scored,
+        score: finding.evidence.score,
+        expected: finding.evidence.expected,
         z: finding.evidence.z.map(|z| z.get()),
         log10_p: finding.evidence.log10_p,
         hypotheses: finding.hypotheses,

@@ -20,6 +20,7 @@ mod delimited;
 mod fault;
 #[cfg(feature = "pipeline")]
 mod field;
+mod findings;
 #[cfg(feature = "pipeline")]
 mod inputs;
 mod judge;
@@ -51,6 +52,7 @@ mod warc;
 pub use fault::{Fault, FaultKind, Place};
 #[cfg(feature = "pipeline")]
 pub use field::{DocumentId, Field, FieldError};
+pub use findings::{Cell, Column, FINDING, Kind, MODE, PASSAGE, strongest};
 #[cfg(feature = "pipeline")]
 pub use inputs::{Format, InputsError, MARKER_ENDING, Part, Shard, shards};
 pub use judge::{Judge, Judged, Judgement, Passage, Scratch, Wanted};

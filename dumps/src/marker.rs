@@ -32,7 +32,7 @@ pub(crate) struct Identity {
 /// How much of each end is read.
 const EDGE: u64 = 1 << 16;
 
-fn hex(bytes: impl AsRef<[u8]>) -> String {
+pub(crate) fn hex(bytes: impl AsRef<[u8]>) -> String {
     use std::fmt::Write;
     bytes.as_ref().iter().fold(String::new(), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");

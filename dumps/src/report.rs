@@ -272,8 +272,8 @@ fn page(summary: &Summary, judge: &Judge, rate: f64) -> String {
     }
     html.push_str(
         "<p class=\"note\">Dashed: where every bar would stand if no document were marked. p of short texts \
-         takes few values, so bars scatter around it and lean to the right; documents that share passages are green or \
-         red together, so under one key they may lean to either side. A bar on the left that sticks out is what marked \
+         takes few values, so bars scatter around it and lean to the right; documents that share passages score \
+         alike, so under one key they may lean to either side. A bar on the left that sticks out is what marked \
          documents look like.</p>",
     );
     if !tally.faults.is_empty() || !summary.failed.is_empty() {

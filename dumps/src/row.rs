@@ -8,6 +8,7 @@ use serde::ser::{SerializeMap, Serializer};
 
 use crate::fault::{Fault, Place};
 use crate::field::DocumentId;
+use crate::findings::{FINDING, Object, PASSAGE};
 use crate::judge::{Judge, Judged, Judgement, Passage};
 
 /// One record of the input and what came of it.
@@ -18,9 +19,6 @@ pub(crate) struct Row {
     pub(crate) outcome: Result<Arc<Judgement>, Fault>,
 }
 
-/// The mode of every hypothesis on a dump.
-pub(crate) const MODE: &str = "model-free";
-
 #[derive(Serialize)]
 struct WireError<'a> {
     kind: &'static str,
@@ -29,31 +27,6 @@ struct WireError<'a> {
     line: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     byte: Option<u64>,
-}
-
-#[derive(Serialize)]
-struct WireFinding<'a> {
-    key_id: &'a str,
-    profile: &'a str,
-    mode: &'static str,
-    verdict: &'static str,
-    scored: u32,
-    green: u32,
-    z: Option<f64>,
-    log10_p: f64,
-    hypotheses: u32,
-    log10_p_adjusted: f64,
-}
-
-#[derive(Serialize)]
-struct WireSpan<'a> {
-    start_char: usize,
-    end_char: usize,
-    scored: u32,
-    green: u32,
-    log10_p: f64,
-    log10_p_adjusted: f64,
-    key_id: &'a str,
 }
 
 #[derive(Serialize)]
@@ -69,9 +42,9 @@ struct Wire<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     log10_p_adjusted: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    findings: Option<Vec<WireFinding<'a>>>,
+    findings: Option<Vec<Object<'a, Judged>>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    spans: Option<Vec<WireSpan<'a>>>,
+    spans: Option<Vec<Object<'a, Passage>>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<WireError<'a>>,
 }
@@ -91,15 +64,6 @@ impl Serialize for WireId<'_> {
             },
         }
     }
-}
-
-/// The key a finding or passage is about.
-pub(crate) fn key(judge: &Judge, wanted: usize) -> &str {
-    judge.wanted().get(wanted).map_or("", |wanted| wanted.key.as_str())
-}
-
-fn profile(judge: &Judge, wanted: usize) -> &str {
-    judge.wanted().get(wanted).map_or("", |wanted| &wanted.profile)
 }
 
 impl Row {
@@ -125,27 +89,6 @@ impl Row {
         out: &mut Vec<u8>,
     ) -> serde_json::Result<()> {
         let judged = self.outcome.as_ref().ok();
-        let finding = |found: &Judged| WireFinding {
-            key_id: key(judge, found.wanted),
-            profile: profile(judge, found.wanted),
-            mode: MODE,
-            verdict: found.verdict.name(),
-            scored: found.scored,
-            green: found.green,
-            z: found.z,
-            log10_p: found.log10_p.get(),
-            hypotheses: found.hypotheses,
-            log10_p_adjusted: found.adjusted.get(),
-        };
-        let span = |passage: &Passage| WireSpan {
-            start_char: passage.start,
-            end_char: passage.end,
-            scored: passage.scored,
-            green: passage.green,
-            log10_p: passage.log10_p.get(),
-            log10_p_adjusted: passage.adjusted.get(),
-            key_id: key(judge, passage.wanted),
-        };
         let wire = Wire {
             file,
             row: self.place.row,
@@ -153,8 +96,13 @@ impl Row {
             verdict: judged.map(|judged| judged.verdict.name()),
             tokens: judged.map(|judged| judged.tokens),
             log10_p_adjusted: judged.map(|judged| judged.adjusted.get()),
-            findings: judged.map(|judged| judged.findings.iter().map(finding).collect()),
-            spans: judged.and_then(|judged| Some(judged.passages.as_ref()?.iter().map(span).collect())),
+            findings: judged.map(|judged| {
+                judged.findings.iter().map(|item| Object { judge, columns: &FINDING, item }).collect()
+            }),
+            spans: judged.and_then(|judged| {
+                let passages = judged.passages.as_ref()?.iter();
+                Some(passages.map(|item| Object { judge, columns: &PASSAGE, item }).collect())
+            }),
             error: self.error(),
         };
         serde_json::to_writer(&mut *out, &wire)?;

@@ -257,10 +257,13 @@ fn settings(judge: &Judge, options: &Options) -> Settings {
         .wanted()
         .iter()
         .map(|wanted| {
-            let (key, profile) = (wanted.key.as_str(), &wanted.profile);
-            let background = wanted.background.as_ref().map(|list| list.digest().to_string());
+            let (mark, key, profile) = (&wanted.mark, wanted.key.as_str(), &wanted.profile);
             serde_json::json!({
-                "key_id": key, "profile": profile, "gamma": wanted.gamma.get(), "background_sha256": background,
+                "key_id": key,
+                "profile": profile,
+                "algorithm": mark.scheme().kind().algorithm,
+                "parameters": marker::hex(mark.scheme().reads()),
+                "background_sha256": mark.background().map(|list| list.digest().to_string()),
             })
         })
         .collect();

@@ -5,54 +5,44 @@ use std::io::{self, Write};
 use std::sync::Arc;
 
 use parquet::basic::{Compression, ZstdLevel};
-use parquet::data_type::{ByteArray, ByteArrayType, DataType, DoubleType, Int32Type, Int64Type};
+use parquet::data_type::{ByteArray, ByteArrayType, DataType, DoubleType, Int64Type};
 use parquet::file::properties::WriterProperties;
 use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
 use parquet::schema::parser::parse_message_type;
 
+use crate::findings::{Cell, Column, FINDING, Kind, PASSAGE, strongest as columns_of_strongest};
 use crate::judge::{Judge, Judged, Judgement, Passage};
-use crate::row::{MODE, Row, key};
+use crate::row::Row;
 
-/// The columns. Lists have the three levels that readers expect.
-pub(crate) const SCHEMA: &str = "
-message dandyroll {
-  optional int64 row;
-  optional binary id (UTF8);
-  optional binary verdict (UTF8);
-  optional int64 tokens;
-  optional double log10_p_adjusted;
-  optional binary key_id (UTF8);
-  optional binary profile (UTF8);
-  optional binary mode (UTF8);
-  optional int64 scored;
-  optional int64 green;
-  optional double z;
-  optional double log10_p;
-  optional int32 hypotheses;
-  optional binary error_kind (UTF8);
-  optional binary error_reason (UTF8);
-  optional int64 error_line;
-  optional int64 error_byte;
-  required group findings (LIST) { repeated group list { required group element {
-    required binary key_id (UTF8);
-    required binary profile (UTF8);
-    required binary verdict (UTF8);
-    required int64 scored;
-    required int64 green;
-    optional double z;
-    required double log10_p;
-    required double log10_p_adjusted;
-  } } }
-  required group spans (LIST) { repeated group list { required group element {
-    required int64 start_char;
-    required int64 end_char;
-    required int64 scored;
-    required int64 green;
-    required double log10_p;
-    required double log10_p_adjusted;
-    required binary key_id (UTF8);
-  } } }
-}";
+/// The columns, as Parquet's message types are written. Lists have the three levels that readers expect.
+pub(crate) fn schema() -> String {
+    fn of<T: 'static>(columns: impl Iterator<Item = &'static Column<T>>, all_optional: bool) -> String {
+        let column = |column: &Column<T>| {
+            let presence = if all_optional || column.optional { "optional" } else { "required" };
+            let kind = match column.kind {
+                Kind::Text => return format!("{presence} binary {} (UTF8);", column.name),
+                Kind::Whole => "int64",
+                Kind::Number => "double",
+            };
+            format!("{presence} {kind} {};", column.name)
+        };
+        columns.map(column).collect::<Vec<_>>().join(" ")
+    }
+    fn list<T: 'static>(name: &str, columns: &'static [Column<T>]) -> String {
+        format!(
+            "required group {name} (LIST) {{ repeated group list {{ required group element {{ {} }} }} }}",
+            of(columns.iter(), false)
+        )
+    }
+    format!(
+        "message dandyroll {{ optional int64 row; optional binary id (UTF8); optional binary verdict (UTF8); \
+         optional int64 tokens; optional double log10_p_adjusted; {} optional binary error_kind (UTF8); \
+         optional binary error_reason (UTF8); optional int64 error_line; optional int64 error_byte; {} {} }}",
+        of(columns_of_strongest(), true),
+        list("findings", &FINDING),
+        list("spans", &PASSAGE),
+    )
+}
 
 /// Rows of a row group at most.
 const GROUP: usize = 1 << 14;
@@ -109,6 +99,63 @@ fn scalar<T: DataType, W: Write + Send>(
     column::<T, W>(group, &values, &levels, None)
 }
 
+/// A column of the strongest finding.
+fn strongest_column<W: Write + Send>(
+    group: &mut Groups<'_, W>,
+    judge: &Judge,
+    rows: &[Row],
+    column: &Column<Judged>,
+) -> io::Result<()> {
+    match column.kind {
+        Kind::Text => scalar::<ByteArrayType, W>(group, rows, |row| {
+            strongest(row).and_then(|found| as_text((column.get)(judge, found)))
+        }),
+        Kind::Whole => scalar::<Int64Type, W>(group, rows, |row| {
+            strongest(row).and_then(|found| as_whole((column.get)(judge, found)))
+        }),
+        Kind::Number => scalar::<DoubleType, W>(group, rows, |row| {
+            strongest(row).and_then(|found| as_number((column.get)(judge, found)))
+        }),
+    }
+}
+
+fn as_text(cell: Cell<'_>) -> Option<ByteArray> {
+    if let Cell::Text(value) = cell { Some(text(value)) } else { None }
+}
+
+fn as_whole(cell: Cell<'_>) -> Option<i64> {
+    if let Cell::Whole(value) = cell { Some(value) } else { None }
+}
+
+fn as_number(cell: Cell<'_>) -> Option<f64> {
+    if let Cell::Number(value) | Cell::Score(value) = cell { Some(value) } else { None }
+}
+
+/// The columns of a list of items.
+fn list_columns<'r, I: 'static, W: Write + Send>(
+    group: &mut Groups<'_, W>,
+    judge: &Judge,
+    rows: &'r [Row],
+    items: impl Fn(&'r Row) -> &'r [I] + Copy,
+    columns: &'static [Column<I>],
+) -> io::Result<()> {
+    for column in columns {
+        let cell = |item| (column.get)(judge, item);
+        match column.kind {
+            Kind::Text => {
+                listed::<I, ByteArrayType, W>(group, rows, items, column.optional, |i| as_text(cell(i)))?;
+            }
+            Kind::Whole => {
+                listed::<I, Int64Type, W>(group, rows, items, column.optional, |i| as_whole(cell(i)))?;
+            }
+            Kind::Number => {
+                listed::<I, DoubleType, W>(group, rows, items, column.optional, |i| as_number(cell(i)))?;
+            }
+        }
+    }
+    Ok(())
+}
+
 /// A column inside a list: `get` gives an item's value, `None` for null where the schema allows it.
 fn listed<'r, I: 'r, T: DataType, W: Write + Send>(
     group: &mut Groups<'_, W>,
@@ -152,7 +199,7 @@ fn passages(row: &Row) -> &[Passage] {
 
 impl<W: Write + Send> Table<W> {
     pub(crate) fn new(sink: W) -> io::Result<Self> {
-        let schema = Arc::new(parse_message_type(SCHEMA).map_err(failed)?);
+        let schema = Arc::new(parse_message_type(&schema()).map_err(failed)?);
         let level = ZstdLevel::try_new(1).map_err(failed)?;
         let properties = WriterProperties::builder()
             .set_compression(Compression::ZSTD(level))
@@ -182,7 +229,6 @@ impl<W: Write + Send> Table<W> {
 
     fn write(&mut self, judge: &Judge) -> io::Result<()> {
         let rows = &self.rows[..];
-        let profile = |wanted: usize| judge.wanted().get(wanted).map_or("", |wanted| wanted.profile.as_str());
         let mut group = self.writer.next_row_group().map_err(failed)?;
         let g = &mut group;
         scalar::<Int64Type, W>(g, rows, |row| row.place.row.map(wide))?;
@@ -190,41 +236,17 @@ impl<W: Write + Send> Table<W> {
         scalar::<ByteArrayType, W>(g, rows, |row| judged(row).map(|found| text(found.verdict.name())))?;
         scalar::<Int64Type, W>(g, rows, |row| judged(row).map(|found| wide(found.tokens)))?;
         scalar::<DoubleType, W>(g, rows, |row| judged(row).map(|found| found.adjusted.get()))?;
-        scalar::<ByteArrayType, W>(g, rows, |row| {
-            strongest(row).map(|found| text(key(judge, found.wanted)))
-        })?;
-        scalar::<ByteArrayType, W>(g, rows, |row| strongest(row).map(|found| text(profile(found.wanted))))?;
-        scalar::<ByteArrayType, W>(g, rows, |row| strongest(row).map(|_| text(MODE)))?;
-        scalar::<Int64Type, W>(g, rows, |row| strongest(row).map(|found| wide(found.scored)))?;
-        scalar::<Int64Type, W>(g, rows, |row| strongest(row).map(|found| wide(found.green)))?;
-        scalar::<DoubleType, W>(g, rows, |row| strongest(row).and_then(|found| found.z))?;
-        scalar::<DoubleType, W>(g, rows, |row| strongest(row).map(|found| found.log10_p.get()))?;
-        scalar::<Int32Type, W>(g, rows, |row| {
-            strongest(row).map(|found| i32::try_from(found.hypotheses).unwrap_or(i32::MAX))
-        })?;
+        for column in columns_of_strongest() {
+            strongest_column(g, judge, rows, column)?;
+        }
         let fault = |row: &Row| row.outcome.as_ref().err().cloned();
         scalar::<ByteArrayType, W>(g, rows, |row| fault(row).map(|fault| text(fault.kind.name())))?;
         scalar::<ByteArrayType, W>(g, rows, |row| fault(row).map(|fault| text(&fault.reason)))?;
         scalar::<Int64Type, W>(g, rows, |row| fault(row).and(row.place.line).map(wide))?;
         scalar::<Int64Type, W>(g, rows, |row| fault(row).and(row.place.byte).map(wide))?;
 
-        let of_key = |wanted: usize| Some(text(key(judge, wanted)));
-        listed::<_, ByteArrayType, W>(g, rows, findings, false, |found| of_key(found.wanted))?;
-        listed::<_, ByteArrayType, W>(g, rows, findings, false, |found| Some(text(profile(found.wanted))))?;
-        listed::<_, ByteArrayType, W>(g, rows, findings, false, |found| Some(text(found.verdict.name())))?;
-        listed::<_, Int64Type, W>(g, rows, findings, false, |found| Some(wide(found.scored)))?;
-        listed::<_, Int64Type, W>(g, rows, findings, false, |found| Some(wide(found.green)))?;
-        listed::<_, DoubleType, W>(g, rows, findings, true, |found| found.z)?;
-        listed::<_, DoubleType, W>(g, rows, findings, false, |found| Some(found.log10_p.get()))?;
-        listed::<_, DoubleType, W>(g, rows, findings, false, |found| Some(found.adjusted.get()))?;
-
-        listed::<_, Int64Type, W>(g, rows, passages, false, |found| Some(wide(found.start)))?;
-        listed::<_, Int64Type, W>(g, rows, passages, false, |found| Some(wide(found.end)))?;
-        listed::<_, Int64Type, W>(g, rows, passages, false, |found| Some(wide(found.scored)))?;
-        listed::<_, Int64Type, W>(g, rows, passages, false, |found| Some(wide(found.green)))?;
-        listed::<_, DoubleType, W>(g, rows, passages, false, |found| Some(found.log10_p.get()))?;
-        listed::<_, DoubleType, W>(g, rows, passages, false, |found| Some(found.adjusted.get()))?;
-        listed::<_, ByteArrayType, W>(g, rows, passages, false, |found| of_key(found.wanted))?;
+        list_columns(g, judge, rows, findings, &FINDING)?;
+        list_columns(g, judge, rows, passages, &PASSAGE)?;
         group.close().map_err(failed)?;
         self.rows.clear();
         Ok(())

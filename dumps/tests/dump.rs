@@ -113,11 +113,14 @@ fn parquet_results_read_back_as_columns() {
         for name in ["row", "id", "verdict", "tokens", "log10_p_adjusted"] {
             assert_eq!(row[name], line[name], "{name}");
         }
-        for name in ["key_id", "scored", "green", "z", "log10_p", "hypotheses"] {
+        for name in ["key_id", "profile", "mode", "scored", "z", "log10_p", "hypotheses"] {
             assert_eq!(row[name], line["findings"][0][name], "{name}");
         }
+        for name in ["score", "expected"] {
+            assert_eq!(row[name].as_f64(), line["findings"][0][name].as_f64(), "{name}");
+        }
         assert_eq!(row["findings"].as_array().unwrap().len(), 2);
-        for name in ["key_id", "verdict", "green", "z", "log10_p_adjusted"] {
+        for name in ["key_id", "verdict", "scored", "z", "log10_p_adjusted"] {
             assert_eq!(row["findings"][1][name], line["findings"][1][name], "{name}");
         }
         assert_eq!(row["spans"].as_array().unwrap().len(), line["spans"].as_array().unwrap().len());
@@ -275,10 +278,9 @@ fn a_dump_says_what_the_detector_says() {
     use dandyroll_detector::{Detector, Hypothesis, Mode, Policy, Text};
     let documents = documents(30);
     let vocabulary = Arc::new(dandyroll_vocab::Vocabulary::open(fixture("model/tokenizer.json")).unwrap());
-    let keys = [common::lists(1), common::lists(2)];
-    let gamma = dandyroll_scheme::Recipe::built_in("prose-v1").unwrap().gamma;
     let mut scored = Vec::new();
     for background in [None, Some(common::background())] {
+        let keys = [1, 2].map(|number| common::mark(number, background.clone()));
         let bench = Bench::new();
         bench.input("a.jsonl", jsonl(&documents));
         bench.run(&common::judge_but(&[1, 2], false, background.clone()), &options()).unwrap();
@@ -287,22 +289,20 @@ fn a_dump_says_what_the_detector_says() {
         let mut sum = 0;
         for (row, (_, text)) in rows.iter().zip(&documents) {
             let ids = vocabulary.encode_ids(dandyroll_vocab::normalise(text).text()).unwrap();
-            let hypotheses = keys.each_ref().map(|(_, lists)| Hypothesis {
-                lists,
-                gamma,
-                mode: Mode::ModelFree,
-                background: background.as_deref(),
-            });
+            let hypotheses = keys.each_ref().map(|(_, mark)| Hypothesis { mark, mode: Mode::ModelFree });
             let report = Detector::new().detect(&Text::new(&ids), &hypotheses, &Policy::STANDARD).unwrap();
             for (found, finding) in row["findings"].as_array().unwrap().iter().zip(&report.findings) {
                 let evidence = &finding.evidence;
                 assert_eq!(found["key_id"], keys[finding.hypothesis].0.as_str());
-                assert_eq!(found["green"], evidence.counts.green());
-                assert_eq!(found["scored"], evidence.counts.scored());
+                // Of a list: whole, and written so.
+                assert!(found["score"].is_u64());
+                assert_eq!(found["score"].as_f64(), Some(evidence.score));
+                assert_eq!(found["expected"].as_f64(), Some(evidence.expected));
+                assert_eq!(found["scored"], evidence.scored);
                 for (name, p) in [("log10_p", evidence.log10_p), ("log10_p_adjusted", finding.adjusted)] {
                     assert_eq!(found[name].as_f64().unwrap().to_bits(), p.get().to_bits(), "{name}");
                 }
-                sum += evidence.counts.scored();
+                sum += evidence.scored;
             }
         }
         scored.push(sum);

@@ -18,16 +18,19 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::Args;
 use dandyroll_detector::{
-    Background, BackgroundTally, Calibration, CalibrationText, Log10P, Policy, Windows, upper_tail,
+    BackgroundTally, Calibration, CalibrationText, Log10P, Policy, Windows, upper_tail,
 };
-use dandyroll_scheme::{ContextWidth, Gamma, ListKey, MasterKey, Pairs, Recipe, Sha256Digest, TokenId};
+use dandyroll_scheme::schemes::green_list::{self, Gamma};
+use dandyroll_scheme::{Background, ContextWidth, Mark, Pairs, Profile, Recipe, TokenId, WordKey};
 use dandyroll_vocab::Vocabulary;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
+use crate::common::{Head, count, failed, gamma_of, key, parameter};
 use crate::corpus::{self, Corpus};
 use crate::null::{Tails, attained};
 use crate::{Failure, Progress, power};
@@ -50,7 +53,7 @@ pub(crate) struct BackgroundArgs {
     #[arg(long, default_values_os_t = [PathBuf::from("target/evidence/human")])]
     corpora: Vec<PathBuf>,
     /// Corpora that are test parts as a whole.
-    #[arg(long, default_values_os_t = ["python_heldout", "prose_heldout"].map(|name| PathBuf::from(format!("fixtures/corpora/{name}.jsonl"))))]
+    #[arg(long, default_values_os_t = corpus::held_out())]
     corpus: Vec<PathBuf>,
     #[arg(long, default_value = "fixtures/model/tokenizer.json")]
     tokenizer: PathBuf,
@@ -74,10 +77,8 @@ pub(crate) struct BackgroundArgs {
 
 #[derive(Serialize)]
 struct Report {
-    experiment: &'static str,
-    command: String,
-    tokenizer_sha256: String,
-    seed: u64,
+    #[serde(flatten)]
+    head: Head,
     keys: u32,
     tokens_at_most: usize,
     gamma: f64,
@@ -148,14 +149,6 @@ struct Marked {
     detected: [u32; 2],
 }
 
-fn failed(error: impl std::fmt::Display) -> Failure {
-    Failure(error.to_string())
-}
-
-fn count(n: usize) -> u32 {
-    u32::try_from(n).unwrap_or(u32::MAX)
-}
-
 fn place(number: u32) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }
@@ -163,14 +156,6 @@ fn place(number: u32) -> usize {
 /// Which part a group belongs to, in tenths.
 fn tenth(group: &str) -> u8 {
     Sha256::digest(group).first().copied().unwrap_or(0) % 10
-}
-
-fn key(seed: u64, number: u32) -> MasterKey {
-    let mut hash = Sha256::new();
-    hash.update(b"dandyroll evidence: background ");
-    hash.update(seed.to_be_bytes());
-    hash.update(number.to_be_bytes());
-    MasterKey::take(&mut hash.finalize().into())
 }
 
 /// Documents as numbers of windows of one table.
@@ -225,10 +210,10 @@ impl Table {
     }
 
     /// 1 where a window is green.
-    fn greens(&self, lists: &ListKey, gamma: Gamma, words: &mut Vec<u32>) -> Vec<u8> {
+    fn greens(&self, key: &WordKey, gamma: Gamma, words: &mut Vec<u32>) -> Vec<u8> {
         words.clear();
         words.resize(self.len(), 0);
-        lists.words(&self.pairs, words);
+        key.words(&self.pairs, words);
         words.iter().map(|word| u8::from(gamma.is_green(*word))).collect()
     }
 
@@ -354,14 +339,14 @@ struct Bench<'a> {
     arguments: &'a BackgroundArgs,
     gamma: Gamma,
     width: ContextWidth,
-    tokenizer: Sha256Digest,
+    /// `prose-v1` at this width.
+    profile: Profile,
+    delta: f64,
 }
 
 impl Bench<'_> {
-    fn lists(&self, number: u32) -> Result<ListKey, Failure> {
-        let recipe = Recipe { width: self.width, threshold: None, ..Recipe::prose_v1() };
-        let profile = recipe.bind(self.tokenizer, None).map_err(failed)?;
-        Ok(key(self.arguments.seed, number).lists(&profile.family()))
+    fn words(&self, number: u32) -> WordKey {
+        key("background", self.arguments.seed, "", number).words(&self.profile.family())
     }
 
     /// The arms of one corpus. `lists` are the pooled ones by size, `own` the corpus's own.
@@ -369,7 +354,7 @@ impl Bench<'_> {
         &self,
         corpus: &Corpus,
         split: bool,
-        lists: &[(usize, Background)],
+        lists: &[(usize, Arc<Background>)],
         own: Option<&Background>,
     ) -> Result<Measured, Failure> {
         let part = |from: u8, to: u8| -> Vec<&Vec<TokenId>> {
@@ -414,7 +399,7 @@ impl Bench<'_> {
             if !reported && accepted.iter().all(|(accepted, _)| accepted.len() >= keys) {
                 break;
             }
-            let greens = table.greens(&self.lists(number)?, self.gamma, &mut words);
+            let greens = table.greens(&self.words(number), self.gamma, &mut words);
             if reported {
                 progress.step();
                 for ((_, part), counts) in arms.iter().zip(&mut counts) {
@@ -476,14 +461,11 @@ impl Bench<'_> {
     }
 
     /// What the lists cost in marked texts of 150 tokens.
-    fn marked(&self, lists: &[(usize, Background)]) -> Result<Vec<Marked>, Failure> {
+    fn marked(&self, lists: &[(usize, Arc<Background>)]) -> Result<Vec<Marked>, Failure> {
         const TOKENS: usize = 150;
-        let delta = Recipe::prose_v1().delta.get();
-        let recipe = Recipe { width: self.width, threshold: None, ..Recipe::prose_v1() };
-        let profile = recipe.bind(self.tokenizer, None).map_err(failed)?;
         for path in &self.arguments.marked {
             let Ok((header, texts)) = power::read_texts(path) else { continue };
-            if header.profile != profile.id().to_string() {
+            if header.profile != self.profile.id().as_str() {
                 continue;
             }
             let arms = std::iter::once(("none".to_owned(), None))
@@ -492,15 +474,18 @@ impl Bench<'_> {
             let mut all = 0.0;
             for (arm, list) in arms {
                 let (mut scored, mut log10_p, mut detected) = (0.0, 0.0, [0_u32; 2]);
+                let profile = self.profile.clone().with_background(list.map(|list| list.digest()));
                 let (mut windows, mut words) = (Windows::new(), Vec::new());
                 for text in &texts {
                     let mut ids = text.tokens();
                     ids.truncate(TOKENS);
-                    let lists = power::key_of(header.seed, text.number).lists(&profile.family());
-                    windows.read_but(&ids, self.width, list).map_err(failed)?;
-                    windows.words(&lists, &mut words).map_err(failed)?;
+                    let key = power::key_of(header.seed, text.number);
+                    let mark = Mark::new(&key, &profile, list.cloned()).map_err(failed)?;
+                    windows.read_for(&ids, &mark).map_err(failed)?;
+                    windows.words(mark.words(), &mut words).map_err(failed)?;
                     let green = words.iter().filter(|word| self.gamma.is_green(**word)).count();
-                    let p = upper_tail(count(words.len()), count(green), self.gamma).map_err(failed)?.get();
+                    let p = upper_tail(count(words.len()), count(green), self.gamma.effective());
+                    let p = p.map_err(failed)?.get();
                     scored += f64::from(count(words.len()));
                     log10_p += p;
                     for (detected, log) in detected.iter_mut().zip([-3.0, -5.0]) {
@@ -512,7 +497,7 @@ impl Bench<'_> {
                 }
                 rows.push(Marked {
                     context_width: self.width.byte(),
-                    delta,
+                    delta: self.delta,
                     texts: texts.len(),
                     tokens: TOKENS,
                     arm,
@@ -538,11 +523,15 @@ pub(crate) fn run(arguments: &BackgroundArgs) -> Result<(), Failure> {
     };
     let split = read(corpus::paths(&[], &arguments.corpora)?)?;
     let whole = read(arguments.corpus.clone())?;
-    let gamma = Recipe::prose_v1().gamma;
+    let prose = green_list::prose_v1();
+    let gamma = gamma_of(&prose)?;
+    let delta = parameter(&prose, "delta").ok_or_else(|| failed("prose-v1 has a delta"))?;
     let (mut lists, mut corpora, mut marked) = (Vec::new(), Vec::new(), Vec::new());
     for width in &arguments.widths {
         let width = ContextWidth::new(*width).map_err(failed)?;
-        let bench = Bench { arguments, gamma, width, tokenizer: vocabulary.digest() };
+        let recipe = Recipe::new(Arc::clone(prose.scheme()), width);
+        let profile = recipe.bind(vocabulary.digest(), None).map_err(failed)?;
+        let bench = Bench { arguments, gamma, width, profile, delta };
         let mut pooled = BackgroundTally::new(width);
         let mut own = Vec::new();
         for corpus in &split {
@@ -553,11 +542,11 @@ pub(crate) fn run(arguments: &BackgroundArgs) -> Result<(), Failure> {
                     tally.add(ids).map_err(failed)?;
                 }
             }
-            own.push(tally.list(bench.tokenizer, LEAST, CHOSEN).map_err(failed)?);
+            own.push(tally.list(vocabulary.digest(), LEAST, CHOSEN).map_err(failed)?);
         }
         let mut of_size = Vec::new();
         for most in SIZES {
-            let list = pooled.list(bench.tokenizer, LEAST, most).map_err(failed)?;
+            let list = pooled.list(vocabulary.digest(), LEAST, most).map_err(failed)?;
             lists.push(List {
                 context_width: width.byte(),
                 from: format!("{} documents of all build parts", pooled.documents()),
@@ -567,7 +556,7 @@ pub(crate) fn run(arguments: &BackgroundArgs) -> Result<(), Failure> {
                 bytes: list.to_bytes().len(),
                 background_sha256: list.digest().to_string(),
             });
-            of_size.push((most, list));
+            of_size.push((most, Arc::new(list)));
         }
         drop(pooled);
         for (corpus, own) in split.iter().zip(&own) {
@@ -581,10 +570,7 @@ pub(crate) fn run(arguments: &BackgroundArgs) -> Result<(), Failure> {
     corpus::write(
         &arguments.out,
         &Report {
-            experiment: "background",
-            command: crate::command_line(),
-            tokenizer_sha256: vocabulary.digest().to_string(),
-            seed: arguments.seed,
+            head: Head::of("background", &vocabulary, arguments.seed),
             keys: arguments.keys,
             tokens_at_most: arguments.tokens,
             gamma: gamma.get(),

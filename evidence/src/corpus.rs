@@ -26,6 +26,11 @@ struct Line {
     group: Option<String>,
 }
 
+/// The human texts that came into no training: code and prose.
+pub(crate) fn held_out() -> [PathBuf; 2] {
+    ["python_heldout", "prose_heldout"].map(|name| PathBuf::from(format!("fixtures/corpora/{name}.jsonl")))
+}
+
 /// The corpora of an experiment: those named, and every .jsonl file of the folders named, by name.
 pub(crate) fn paths(named: &[PathBuf], folders: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
     let mut paths = named.to_vec();

@@ -1,6 +1,7 @@
 //! The experiments behind `docs/evidence.md`: each measures and writes JSON; `report.py` draws.
 
 mod background;
+mod common;
 mod corpus;
 mod modes;
 mod null;
@@ -8,6 +9,7 @@ mod pool;
 mod power;
 mod retoken;
 mod robust;
+mod schemes;
 mod spans;
 mod sweet;
 
@@ -28,6 +30,7 @@ enum Experiment {
     Power(power::PowerArgs),
     Retoken(retoken::RetokenArgs),
     Robust(robust::RobustArgs),
+    Schemes(schemes::SchemesArgs),
     Spans(spans::SpansArgs),
     Sweet(sweet::SweetArgs),
 }
@@ -76,14 +79,6 @@ impl Progress {
     }
 }
 
-/// The command as typed, without the path to the program.
-fn command_line() -> String {
-    std::iter::once("dandyroll-evidence".to_owned())
-        .chain(std::env::args().skip(1))
-        .collect::<Vec<_>>()
-        .join(" ")
-}
-
 fn main() -> ExitCode {
     let result = match Experiment::parse() {
         Experiment::Background(arguments) => background::run(&arguments),
@@ -93,6 +88,7 @@ fn main() -> ExitCode {
         Experiment::Power(arguments) => power::run(&arguments),
         Experiment::Retoken(arguments) => retoken::run(&arguments),
         Experiment::Robust(arguments) => robust::run(&arguments),
+        Experiment::Schemes(arguments) => schemes::run(&arguments),
         Experiment::Spans(arguments) => spans::run(&arguments),
         Experiment::Sweet(arguments) => sweet::run(&arguments),
     };

@@ -10,14 +10,15 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use dandyroll_detector::{Detector, Hypothesis, Mode, Policy, Text, clopper_pearson};
+use dandyroll_detector::{Mode, clopper_pearson};
 use dandyroll_generator::onnx::{OnnxModel, Options};
 use dandyroll_generator::score;
-use dandyroll_scheme::{ListKey, MasterKey, Nats, Profile, Recipe, TokenId};
-use dandyroll_vocab::normalise;
+use dandyroll_scheme::schemes::green_list;
+use dandyroll_scheme::{Mark, Nats, TokenId};
 use serde::{Deserialize, Serialize};
 
-use crate::pool::{self, Pool, PoolArgs, failed, hash, master};
+use crate::common::{Head, Rate, count, failed, float, judge, key, mark};
+use crate::pool::{self, Pool, PoolArgs, key_of};
 use crate::{Failure, Progress, corpus};
 
 const ALPHAS: [f64; 3] = [1e-2, 1e-3, 1e-5];
@@ -42,11 +43,8 @@ pub(crate) struct ModesArgs {
 
 #[derive(Serialize)]
 struct Report {
-    experiment: &'static str,
-    command: String,
-    model_sha256: String,
-    tokenizer_sha256: String,
-    seed: u64,
+    #[serde(flatten)]
+    head: Head,
     temperature: f64,
     top_p: f64,
     tau: f64,
@@ -69,14 +67,6 @@ struct ReaderRow {
     difference: f64,
     /// Share of positions that lie on the same side of τ.
     same_side: f64,
-}
-
-#[derive(Serialize)]
-struct Rate {
-    alpha: f64,
-    detected: u32,
-    low: f64,
-    high: f64,
 }
 
 #[derive(Serialize)]
@@ -128,14 +118,6 @@ struct Read {
     losses: Vec<f64>,
 }
 
-fn count(n: usize) -> u32 {
-    u32::try_from(n).unwrap_or(u32::MAX)
-}
-
-fn float(n: usize) -> f64 {
-    f64::from(count(n))
-}
-
 fn read(
     readers: &mut [Reader],
     document: u32,
@@ -156,20 +138,16 @@ fn read(
 }
 
 /// log₁₀ p and the pairs scored.
-fn judge(
+fn found(
     read: &Read,
     tokens: usize,
-    lists: &ListKey,
-    profile: &Profile,
+    mark: &Mark,
     mode: Mode,
     reader: Option<usize>,
 ) -> Result<(f64, u32), Failure> {
     let entropies = reader.and_then(|reader| read.entropies.get(reader)).and_then(|all| all.get(..tokens));
-    let text = Text { ids: &read.ids[..tokens], prompt: 0, entropies };
-    let hypothesis = Hypothesis { lists, gamma: profile.gamma(), mode, background: None };
-    let report = Detector::new().detect(&text, &[hypothesis], &Policy::STANDARD).map_err(failed)?;
-    let evidence = report.findings.first().ok_or_else(|| failed("nothing was judged"))?.evidence;
-    Ok((evidence.log10_p.get(), evidence.counts.scored()))
+    let evidence = judge(mark, mode, &read.ids[..tokens], entropies)?;
+    Ok((evidence.log10_p.get(), evidence.scored))
 }
 
 fn open(named: &str) -> Result<Reader, Failure> {
@@ -192,7 +170,7 @@ pub(crate) fn run(arguments: &ModesArgs) -> Result<(), Failure> {
     };
     let others = arguments.surrogate.iter().map(|named| open(named));
     let mut readers = std::iter::once(Ok(own)).chain(others).collect::<Result<Vec<_>, _>>()?;
-    let tau = Recipe::code_v1().threshold.ok_or_else(|| failed("code-v1 has a threshold"))?;
+    let tau = green_list::code_v1().threshold().ok_or_else(|| failed("code-v1 has a threshold"))?;
     // Mode, and whose entropies: reader r with the prompt is 2r, without it 2r + 1.
     let modes: Vec<(Mode, Option<usize>)> = std::iter::once((Mode::ModelFree, None))
         .chain((0..2 * readers.len()).flat_map(|r| [(Mode::Gated(tau), Some(r)), (Mode::Weighted, Some(r))]))
@@ -205,8 +183,8 @@ pub(crate) fn run(arguments: &ModesArgs) -> Result<(), Failure> {
         let mut progress = Progress::new(&format!("modes {}", arm.name), texts.len());
         let mut all = Vec::with_capacity(texts.len());
         for text in texts {
-            let prompt = pool.vocabulary.encode_prompt(&text.prompt).map_err(failed)?;
-            let ids = pool.vocabulary.encode_ids(normalise(&text.text).text()).map_err(failed)?;
+            let prompt = pool.model.vocabulary.encode_prompt(&text.prompt).map_err(failed)?;
+            let ids = pool.model.encode(&text.text)?;
             all.push(read(&mut readers, text.document, &prompt, ids)?);
             progress.step();
         }
@@ -218,18 +196,14 @@ pub(crate) fn run(arguments: &ModesArgs) -> Result<(), Failure> {
         for tokens in LENGTHS {
             for ((mode, reader), reader_name) in modes.iter().zip(&names) {
                 let long = all.iter().filter(|one| one.ids.len() >= tokens);
-                let found = long
+                let all = long
                     .map(|one| {
-                        let master = master(pool.seed(), arm.set, one.document);
-                        judge(one, tokens, &master.lists(&profile.family()), &profile, *mode, *reader)
+                        let mark = mark(&key_of(pool.seed(), arm.set, one.document), &profile)?;
+                        found(one, tokens, &mark, *mode, *reader)
                     })
                     .collect::<Result<Vec<_>, _>>()?;
-                let n = count(found.len());
-                let rates = ALPHAS.iter().map(|alpha| {
-                    let detected = count(found.iter().filter(|(p, _)| *p <= alpha.log10()).count());
-                    let interval = clopper_pearson(detected, n, CONFIDENCE).map_err(failed)?;
-                    Ok(Rate { alpha: *alpha, detected, low: interval.low, high: interval.high })
-                });
+                let (log10_p, scored): (Vec<f64>, Vec<u32>) = all.into_iter().unzip();
+                let n = count(log10_p.len());
                 rows.push(Row {
                     arm: match arm.name.as_str() {
                         "d2" => "d2",
@@ -241,9 +215,9 @@ pub(crate) fn run(arguments: &ModesArgs) -> Result<(), Failure> {
                     reader: reader_name.clone(),
                     prompt: reader.map(|reader| reader % 2 == 0),
                     texts: n,
-                    scored: found.iter().map(|(_, scored)| f64::from(*scored)).sum::<f64>() / f64::from(n),
-                    mean_log10_p: found.iter().map(|(p, _)| p).sum::<f64>() / f64::from(n),
-                    rates: rates.collect::<Result<_, Failure>>()?,
+                    scored: scored.into_iter().map(f64::from).sum::<f64>() / f64::from(n),
+                    mean_log10_p: log10_p.iter().sum::<f64>() / f64::from(n),
+                    rates: Rate::of(&ALPHAS, &log10_p, CONFIDENCE)?,
                 });
             }
         }
@@ -252,11 +226,7 @@ pub(crate) fn run(arguments: &ModesArgs) -> Result<(), Failure> {
     corpus::write(
         &arguments.out,
         &Report {
-            experiment: "modes",
-            command: crate::command_line(),
-            model_sha256: pool.model_sha256().to_string(),
-            tokenizer_sha256: pool.vocabulary.digest().to_string(),
-            seed: pool.seed(),
+            head: pool.model.head("modes", pool.seed()),
             temperature: pool::Set::Single.temperature(),
             top_p: pool::TOP_P,
             tau: tau.get(),
@@ -313,20 +283,19 @@ fn null(
     let humans: Vec<Human> =
         lines.lines().map(|line| serde_json::from_str(line).map_err(failed)).collect::<Result<_, _>>()?;
     let humans: Vec<(u32, &Human)> = (0..).zip(&humans).collect();
-    let profile = pool.bind(&Recipe::code_v1())?;
+    let profile = pool.bind(&green_list::code_v1())?;
     let mut progress = Progress::new("modes null", humans.len());
     let mut positives = vec![[0_u32; 2]; modes.len()];
     let mut tests = 0;
     for (document, human) in humans {
-        let prompt = pool.vocabulary.encode_prompt(&human.text).map_err(failed)?;
-        let ids = pool.vocabulary.encode_ids(normalise(&human.continuation).text()).map_err(failed)?;
+        let prompt = pool.model.vocabulary.encode_prompt(&human.text).map_err(failed)?;
+        let ids = pool.model.encode(&human.continuation)?;
         let text = read(readers, document, &prompt, ids)?;
-        for key in 0..arguments.keys {
-            let number = document * arguments.keys + key;
-            let master = MasterKey::take(&mut hash(pool.seed(), "modes null", number));
-            let lists = master.lists(&profile.family());
+        for number in 0..arguments.keys {
+            let number = document * arguments.keys + number;
+            let mark = mark(&key("pool", pool.seed(), "modes null", number), &profile)?;
             for ((mode, reader), positives) in modes.iter().zip(&mut positives) {
-                let (p, _) = judge(&text, text.ids.len(), &lists, &profile, *mode, *reader)?;
+                let (p, _) = found(&text, text.ids.len(), &mark, *mode, *reader)?;
                 for (positives, alpha) in positives.iter_mut().zip(NULL_ALPHAS) {
                     *positives += u32::from(p <= alpha.log10());
                 }

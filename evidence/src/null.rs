@@ -11,11 +11,13 @@ use std::path::PathBuf;
 
 use clap::Args;
 use dandyroll_detector::{Windows, clopper_pearson, upper_tail};
-use dandyroll_scheme::{ContextWidth, Gamma, ListKey, MasterKey, Profile, Recipe, TokenId};
+use dandyroll_scheme::schemes::green_list::{self, Gamma};
+use dandyroll_scheme::{ContextWidth, MasterKey, Profile, TokenId, WordKey};
 use dandyroll_vocab::Vocabulary;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
+use crate::common::{Head, failed, gamma_of};
 use crate::corpus::{self, Corpus};
 use crate::{Failure, Progress};
 
@@ -31,7 +33,7 @@ const BANDS: [usize; 5] = [0, 100, 200, 400, 800];
 #[derive(Debug, Args)]
 pub(crate) struct NullArgs {
     /// Human texts as JSON lines with a field `text`; may be given several times.
-    #[arg(long, default_values_os_t = ["python_heldout", "prose_heldout"].map(|name| PathBuf::from(format!("fixtures/corpora/{name}.jsonl"))))]
+    #[arg(long, default_values_os_t = corpus::held_out())]
     corpus: Vec<PathBuf>,
     /// Folders with further corpora; may be given several times.
     #[arg(long)]
@@ -52,10 +54,8 @@ pub(crate) struct NullArgs {
 
 #[derive(Serialize)]
 struct Report {
-    experiment: &'static str,
-    command: String,
-    tokenizer_sha256: String,
-    seed: u64,
+    #[serde(flatten)]
+    head: Head,
     tokens_at_most: usize,
     confidence: f64,
     /// Of one interval.
@@ -118,8 +118,7 @@ impl Tally {
     fn rates(&self, confidence: f64) -> Result<Vec<Rate>, Failure> {
         (0..ALPHAS.len())
             .map(|i| {
-                let interval = clopper_pearson(self.positives[i], self.pairs, confidence)
-                    .map_err(|error| Failure(error.to_string()))?;
+                let interval = clopper_pearson(self.positives[i], self.pairs, confidence).map_err(failed)?;
                 Ok(Rate {
                     alpha: ALPHAS[i],
                     positives: self.positives[i],
@@ -135,14 +134,14 @@ impl Tally {
 }
 
 /// A key that nobody else has: a hash of its place in the experiment.
-fn key(seed: u64, corpus: &Corpus, document: u64, number: u32, profile: &Profile) -> ListKey {
+fn key(seed: u64, corpus: &Corpus, document: u64, number: u32, profile: &Profile) -> WordKey {
     let mut hash = Sha256::new();
     hash.update(b"dandyroll evidence: null");
     hash.update(seed.to_be_bytes());
     hash.update(corpus.digest.0);
     hash.update(document.to_be_bytes());
     hash.update(number.to_be_bytes());
-    MasterKey::take(&mut hash.finalize().into()).lists(&profile.family())
+    MasterKey::take(&mut hash.finalize().into()).words(&profile.family())
 }
 
 /// log₁₀ of every tail probability of Bin(n, γ'), by k; computed once for each n.
@@ -161,9 +160,9 @@ impl Tails {
         if self.by_n.len() <= place {
             self.by_n.resize(place + 1, None);
         }
-        let gamma = self.gamma;
+        let share = self.gamma.effective();
         self.by_n[place].get_or_insert_with(|| {
-            (0..=n).map(|k| upper_tail(n, k, gamma).map_or(0.0, |p| p.get())).collect()
+            (0..=n).map(|k| upper_tail(n, k, share).map_or(0.0, |p| p.get())).collect()
         })
     }
 }
@@ -173,15 +172,15 @@ pub(crate) fn attained(tail: &[f64], log_alpha: f64) -> f64 {
     tail.iter().find(|p| **p <= log_alpha).map_or(0.0, |p| 10_f64.powf(*p))
 }
 
-fn green(lists: &ListKey, windows: &Windows, gamma: Gamma, words: &mut Vec<u32>) -> Result<u32, Failure> {
-    windows.words(lists, words).map_err(|error| Failure(error.to_string()))?;
+fn green(key: &WordKey, windows: &Windows, gamma: Gamma, words: &mut Vec<u32>) -> Result<u32, Failure> {
+    windows.words(key, words).map_err(failed)?;
     let count = words.iter().filter(|word| gamma.is_green(**word)).count();
-    u32::try_from(count).map_err(|error| Failure(error.to_string()))
+    u32::try_from(count).map_err(failed)
 }
 
 fn windows_of(ids: &[TokenId], width: ContextWidth) -> Result<(Windows, u32), Failure> {
-    let windows = Windows::of(ids, width).map_err(|error| Failure(error.to_string()))?;
-    let distinct = u32::try_from(windows.distinct()).map_err(|error| Failure(error.to_string()))?;
+    let windows = Windows::of(ids, width).map_err(failed)?;
+    let distinct = u32::try_from(windows.distinct()).map_err(failed)?;
     Ok((windows, distinct))
 }
 
@@ -192,7 +191,7 @@ struct Counted {
 }
 
 fn measure(corpus: &Corpus, name: &str, profile: &Profile, arguments: &NullArgs) -> Result<Counted, Failure> {
-    let gamma = profile.gamma();
+    let gamma = gamma_of(profile.recipe())?;
     let mut tails = Tails::new(gamma);
     let logs = ALPHAS.map(f64::log10);
     let mut counted = Counted { bands: [Tally::default(); BANDS.len()], histogram: vec![0_u32; BINS + 1] };
@@ -202,7 +201,7 @@ fn measure(corpus: &Corpus, name: &str, profile: &Profile, arguments: &NullArgs)
     let mut progress = Progress::new(&format!("null {} {name}", corpus.name), corpus.documents.len());
     for (document, ids) in (1_u64..).zip(&corpus.documents) {
         progress.step();
-        let (windows, distinct) = windows_of(ids, profile.recipe().width)?;
+        let (windows, distinct) = windows_of(ids, profile.recipe().width())?;
         let tail = tails.of(distinct);
         let band = BANDS.iter().rposition(|from| ids.len() >= *from).unwrap_or(0);
         let tally = &mut counted.bands[band];
@@ -210,9 +209,9 @@ fn measure(corpus: &Corpus, name: &str, profile: &Profile, arguments: &NullArgs)
             *sum += attained(tail, log) * f64::from(each);
         }
         for number in 0..each {
-            let lists = key(arguments.seed, corpus, document, number, profile);
-            let k = usize::try_from(green(&lists, &windows, gamma, &mut words)?).unwrap_or(usize::MAX);
-            let p = tail.get(k).ok_or_else(|| Failure("more green pairs than pairs".into()))?;
+            let key = key(arguments.seed, corpus, document, number, profile);
+            let k = usize::try_from(green(&key, &windows, gamma, &mut words)?).unwrap_or(usize::MAX);
+            let p = tail.get(k).ok_or_else(|| failed("more green pairs than pairs"))?;
             tally.pairs += 1;
             for (positives, log) in tally.positives.iter_mut().zip(logs) {
                 *positives += u32::from(*p <= log);
@@ -232,9 +231,9 @@ fn measure(corpus: &Corpus, name: &str, profile: &Profile, arguments: &NullArgs)
 
 /// Runs the experiment and writes its JSON.
 pub(crate) fn run(arguments: &NullArgs) -> Result<(), Failure> {
-    let vocabulary = Vocabulary::open(&arguments.tokenizer).map_err(|error| Failure(error.to_string()))?;
+    let vocabulary = Vocabulary::open(&arguments.tokenizer).map_err(failed)?;
     // Model-free on both built-in context widths; τ plays no part.
-    let recipes = [("prose-v1", Recipe::prose_v1()), ("code-v1", Recipe::code_v1())];
+    let recipes = [("prose-v1", green_list::prose_v1()), ("code-v1", green_list::code_v1())];
     let paths = corpus::paths(&arguments.corpus, &arguments.corpora)?;
     let intervals = (paths.len() + BANDS.len()) * recipes.len() * ALPHAS.len();
     let interval_confidence =
@@ -244,9 +243,7 @@ pub(crate) fn run(arguments: &NullArgs) -> Result<(), Failure> {
     for path in &paths {
         let corpus = corpus::read(path, &vocabulary, arguments.tokens)?;
         for ((name, recipe), lengths) in recipes.iter().zip(&mut lengths) {
-            let profile = Recipe { threshold: None, ..*recipe }
-                .bind(vocabulary.digest(), None)
-                .map_err(|error| Failure(error.to_string()))?;
+            let profile = recipe.clone().bind_unread(vocabulary.digest(), None).map_err(failed)?;
             let counted = measure(&corpus, name, &profile, arguments)?;
             let mut all = Tally::default();
             for (sum, band) in lengths.iter_mut().zip(&counted.bands) {
@@ -296,10 +293,7 @@ pub(crate) fn run(arguments: &NullArgs) -> Result<(), Failure> {
     corpus::write(
         &arguments.out,
         &Report {
-            experiment: "null",
-            command: crate::command_line(),
-            tokenizer_sha256: vocabulary.digest().to_string(),
-            seed: arguments.seed,
+            head: Head::of("null", &vocabulary, arguments.seed),
             tokens_at_most: arguments.tokens,
             confidence: CONFIDENCE,
             interval_confidence,
@@ -308,7 +302,7 @@ pub(crate) fn run(arguments: &NullArgs) -> Result<(), Failure> {
         },
     )?;
     if above {
-        return Err(Failure("a false-positive rate lies above its nominal value: see the table".into()));
+        return Err(failed("a false-positive rate lies above its nominal value: see the table"));
     }
     Ok(())
 }

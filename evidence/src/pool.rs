@@ -6,17 +6,19 @@
 //! recipe) continues the same prompts with the same keys and the same uniforms, so that arms differ by the
 //! mark alone and are to be compared text by text. The token that ends a text does end it here.
 
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
-use dandyroll_generator::onnx::{OnnxModel, OnnxSequence, Options};
+use dandyroll_generator::onnx::OnnxSequence;
 use dandyroll_generator::{Decoder, Lexicon, LogitSource, Request, Row, Sampling};
-use dandyroll_scheme::{Marker, MasterKey, Profile, Recipe, Seeding, Step, TokenId};
-use dandyroll_vocab::Vocabulary;
+use dandyroll_scheme::schemes::green_list;
+use dandyroll_scheme::{MasterKey, Nats, Profile, Recipe, Seeding, Sha256Digest, Step, TokenId};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::common::{Model, failed, hash, key, mark, parameter};
 use crate::{Failure, Progress, corpus};
 
 /// Tokens of a human text that prose goes on from.
@@ -151,9 +153,7 @@ struct Prompt {
 
 /// Makes arms, or reads those that were made.
 pub(crate) struct Pool {
-    pub(crate) model: OnnxModel,
-    pub(crate) vocabulary: Arc<Vocabulary>,
-    model_sha256: dandyroll_scheme::Sha256Digest,
+    pub(crate) model: Model,
     lexicon: Lexicon,
     seed: u64,
     folder: PathBuf,
@@ -161,42 +161,24 @@ pub(crate) struct Pool {
     prose: PathBuf,
 }
 
-pub(crate) fn failed(error: impl std::fmt::Display) -> Failure {
-    Failure(error.to_string())
-}
-
-/// A hash of what it is for: keys, seeds and places of these experiments.
-pub(crate) fn hash(seed: u64, purpose: &str, number: u32) -> [u8; 32] {
-    let mut hash = Sha256::new();
-    hash.update(b"dandyroll evidence: pool ");
-    hash.update(seed.to_be_bytes());
-    hash.update(number.to_be_bytes());
-    hash.update(purpose.as_bytes());
-    hash.finalize().into()
-}
-
 /// A number from [`hash`].
 pub(crate) fn number(seed: u64, purpose: &str, of: u32) -> u64 {
-    let [a, b, c, d, e, f, g, h, ..] = hash(seed, purpose, of);
+    let [a, b, c, d, e, f, g, h, ..] = hash("pool", seed, purpose, of);
     u64::from_be_bytes([a, b, c, d, e, f, g, h])
 }
 
 /// The key of a document of a set.
-pub(crate) fn master(seed: u64, set: Set, document: u32) -> MasterKey {
-    MasterKey::take(&mut hash(seed, &format!("key {}", set.name()), document))
+pub(crate) fn key_of(seed: u64, set: Set, document: u32) -> MasterKey {
+    key("pool", seed, &format!("key {}", set.name()), document)
 }
 
 impl Pool {
     pub(crate) fn open(arguments: &PoolArgs) -> Result<Self, Failure> {
-        // One thread: the order of a sum, and with it a draw near a tie, may depend on how many there are.
-        let model = OnnxModel::load(&arguments.model, &Options::new()).map_err(failed)?;
-        let vocabulary = Arc::new(Vocabulary::open(model.directory().tokenizer()).map_err(failed)?);
-        model.check_vocabulary(vocabulary.size()).map_err(failed)?;
-        let lexicon = Lexicon::new(Arc::clone(&vocabulary), model.directory().bos(), model.directory().eos());
+        let model = Model::open(&arguments.model, NonZeroUsize::MIN)?;
+        let directory = model.onnx.directory();
+        let lexicon = Lexicon::new(Arc::clone(&model.vocabulary), directory.bos(), directory.eos());
         Ok(Self {
-            model_sha256: model.directory().model_sha256().map_err(failed)?,
             model,
-            vocabulary,
             lexicon,
             seed: arguments.seed,
             folder: arguments.pool.clone(),
@@ -209,13 +191,9 @@ impl Pool {
         self.seed
     }
 
-    pub(crate) fn model_sha256(&self) -> dandyroll_scheme::Sha256Digest {
-        self.model_sha256
-    }
-
     /// The recipe bound to the fixture model.
     pub(crate) fn bind(&self, recipe: &Recipe) -> Result<Profile, Failure> {
-        recipe.bind(self.vocabulary.digest(), Some(self.model_sha256)).map_err(failed)
+        recipe.clone().bind(self.model.vocabulary.digest(), Some(self.model.sha256)).map_err(failed)
     }
 
     fn file(&self, arm: &Arm) -> PathBuf {
@@ -234,7 +212,7 @@ impl Pool {
     fn set(&self, set: Set) -> Result<Vec<Prompt>, Failure> {
         let texts = corpus::prompts(self.prompt_file(set))?;
         let mut all = Vec::new();
-        let encode = |text: &str| self.vocabulary.encode_prompt(text).map_err(failed);
+        let encode = |text: &str| self.model.vocabulary.encode_prompt(text).map_err(failed);
         match set {
             Set::Single => {
                 for (document, text) in (0..).zip(texts) {
@@ -246,7 +224,7 @@ impl Pool {
                 for (document, text) in (0..).zip(texts.into_iter().step_by(5)) {
                     let mut ids = encode(&text)?;
                     ids.truncate(PROSE_PROMPT);
-                    let text = self.vocabulary.decode(&ids).map_err(failed)?;
+                    let text = self.model.vocabulary.decode(&ids).map_err(failed)?;
                     all.push(Prompt { document, part: 0, ids, text });
                 }
             }
@@ -278,15 +256,15 @@ impl Pool {
         let header = Header {
             set: arm.set.name().to_owned(),
             arm: arm.name.clone(),
-            profile: profile.map(|profile| profile.canonical_json()),
+            profile: profile.as_ref().map(Profile::canonical_json),
             only_usual: arm.only_usual,
             seed: self.seed,
             tokens: arm.set.tokens(),
             temperature: arm.set.temperature(),
             top_p: TOP_P,
-            model_sha256: self.model_sha256.to_string(),
-            tokenizer_sha256: self.vocabulary.digest().to_string(),
-            prompts_sha256: dandyroll_scheme::Sha256Digest(Sha256::digest(&prompts).into()).to_string(),
+            model_sha256: self.model.sha256.to_string(),
+            tokenizer_sha256: self.model.vocabulary.digest().to_string(),
+            prompts_sha256: Sha256Digest(Sha256::digest(&prompts).into()).to_string(),
         };
         if let Some(kept) = read(&path, &header) {
             return Ok(kept);
@@ -323,7 +301,7 @@ impl Pool {
                         decoder.last().map(|token| Row { sequence, token, logits })
                     })
                     .collect();
-                self.model.step(&mut rows).map_err(failed)?;
+                self.model.onnx.step(&mut rows).map_err(failed)?;
                 for Writing { decoder, logits, .. } in &mut writing {
                     if !decoder.is_finished() {
                         decoder.accept(logits).map_err(failed)?;
@@ -332,7 +310,7 @@ impl Pool {
             }
             for (prompt, one) in prompts.iter().zip(writing) {
                 let made = one.decoder.into_generation();
-                let biased = made.steps.iter().filter(|step| step.marked == Some(Step::Biased)).count();
+                let biased = made.steps.iter().filter(|step| step.marked == Some(Step::Marked)).count();
                 all.push(Completion {
                     document: prompt.document,
                     part: prompt.part,
@@ -351,16 +329,16 @@ impl Pool {
     /// Prefills a prompt and chooses the first token.
     fn start(&mut self, arm: &Arm, profile: Option<&Profile>, prompt: &Prompt) -> Result<Writing, Failure> {
         let Prompt { document, part, ids, .. } = prompt;
-        let marker =
-            profile.map(|profile| Arc::new(Marker::new(&master(self.seed, arm.set, *document), profile)));
+        let key = key_of(self.seed, arm.set, *document);
+        let mark = profile.map(|profile| mark(&key, profile).map(Arc::new)).transpose()?;
         let purpose = format!("sampling {} {part}", arm.set.name());
         let seed = number(self.seed, &purpose, *document);
         let sampling = Sampling::new(arm.set.temperature(), None, Some(TOP_P), None, seed);
         let plain = Request::new(ids.clone(), sampling.map_err(failed)?, arm.set.tokens());
-        let request = Request { marker, only_usual: arm.only_usual, ..plain };
-        let mut decoder = Decoder::new(request, &self.lexicon, self.model.limits()).map_err(failed)?;
-        let (mut sequence, mut logits) = (self.model.begin().map_err(failed)?, Vec::new());
-        self.model.prefill(&mut sequence, decoder.prompt(), &mut logits).map_err(failed)?;
+        let request = Request { mark, only_usual: arm.only_usual, ..plain };
+        let mut decoder = Decoder::new(request, &self.lexicon, self.model.onnx.limits()).map_err(failed)?;
+        let (mut sequence, mut logits) = (self.model.onnx.begin().map_err(failed)?, Vec::new());
+        self.model.onnx.prefill(&mut sequence, decoder.prompt(), &mut logits).map_err(failed)?;
         decoder.accept(&logits).map_err(failed)?;
         Ok(Writing { decoder, sequence, logits })
     }
@@ -384,7 +362,7 @@ fn read(path: &Path, header: &Header) -> Option<Vec<Completion>> {
 
 /// γ ¼ everywhere: what is compared is where and how strongly the mark acts.
 pub(crate) fn arm(set: Set, name: &str, delta: f64, width: u8, tau: Option<f64>) -> Result<Arm, Failure> {
-    let recipe = Recipe::new(0.25, delta, width, tau).map_err(failed)?;
+    let recipe = green_list::recipe(0.25, delta, width, tau).map_err(failed)?;
     Ok(Arm { set, name: name.to_owned(), recipe: Some(recipe), only_usual: true })
 }
 
@@ -396,14 +374,15 @@ pub(crate) fn unmarked(set: Set) -> Arm {
 /// The built-in profiles' δ and τ at other context widths and seedings, and no mark. Seeding `min` differs from
 /// `left` from a width of 2 on. Code at a width of 2 also with less δ: at an equal δ its loss is not that of width 1.
 pub(crate) fn width_arms(set: Set, widths: &[u8]) -> Result<Vec<Arm>, Failure> {
-    let built_in = if set == Set::Prose { Recipe::prose_v1() } else { Recipe::code_v1() };
-    let tau = built_in.threshold.map(|tau| tau.get());
+    let built_in = if set == Set::Prose { green_list::prose_v1() } else { green_list::code_v1() };
+    let tau = built_in.threshold().map(Nats::get);
+    let delta = parameter(&built_in, "delta").ok_or_else(|| failed("the built-in recipe has a delta"))?;
     let mut arms = vec![unmarked(set)];
     for width in widths {
-        arms.push(arm(set, &format!("left-{width}"), built_in.delta.get(), *width, tau)?);
+        arms.push(arm(set, &format!("left-{width}"), delta, *width, tau)?);
     }
     for width in widths.iter().filter(|width| **width > 1) {
-        let mut arm = arm(set, &format!("min-{width}"), built_in.delta.get(), *width, tau)?;
+        let mut arm = arm(set, &format!("min-{width}"), delta, *width, tau)?;
         arm.recipe = arm.recipe.map(|recipe| recipe.seeded(Seeding::Min));
         arms.push(arm);
     }

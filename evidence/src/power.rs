@@ -18,18 +18,19 @@
 //! the normal quantile of α. Its true rate is measured on human texts cut to the same lengths.
 
 use std::io::{BufRead, Write};
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
 use dandyroll_detector::{Windows, clopper_pearson, upper_tail};
-use dandyroll_generator::onnx::{OnnxModel, Options};
 use dandyroll_generator::{Decoder, Lexicon, LogitSource, Request, Row, Sampling};
-use dandyroll_scheme::{Gamma, ListKey, Marker, MasterKey, Profile, Recipe, TokenId};
-use dandyroll_vocab::{Vocabulary, normalise};
+use dandyroll_scheme::schemes::green_list::{self, Gamma};
+use dandyroll_scheme::{MasterKey, Profile, TokenId, WordKey};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::common::{Head, Model, count, failed, gamma_of, key, mark};
 use crate::corpus::{self, Corpus};
 use crate::{Failure, Progress};
 
@@ -52,7 +53,7 @@ pub(crate) struct PowerArgs {
     #[arg(long, default_value = "fixtures/corpora/prompts.jsonl")]
     prompts: PathBuf,
     /// Human texts for the true rate of naive z; may be given several times.
-    #[arg(long, default_values_os_t = ["python_heldout", "prose_heldout"].map(|name| PathBuf::from(format!("fixtures/corpora/{name}.jsonl"))))]
+    #[arg(long, default_values_os_t = corpus::held_out())]
     corpus: Vec<PathBuf>,
     /// Marked texts, each from a prompt of its own while there are any.
     #[arg(long, default_value_t = 216)]
@@ -80,11 +81,8 @@ pub(crate) struct PowerArgs {
 
 #[derive(Serialize)]
 struct Report {
-    experiment: &'static str,
-    command: String,
-    model_sha256: String,
-    tokenizer_sha256: String,
-    seed: u64,
+    #[serde(flatten)]
+    head: Head,
     gamma: f64,
     delta: f64,
     context_width: u8,
@@ -147,31 +145,14 @@ struct NaiveNull {
     exact: Share,
 }
 
-fn failed(error: impl std::fmt::Display) -> Failure {
-    Failure(error.to_string())
-}
-
 fn share(hits: u32, of: u32) -> Result<Share, Failure> {
     let interval = clopper_pearson(hits, of, CONFIDENCE).map_err(failed)?;
     Ok(Share { hits, rate: f64::from(hits) / f64::from(of.max(1)), low: interval.low, high: interval.high })
 }
 
-fn count(n: usize) -> u32 {
-    u32::try_from(n).unwrap_or(u32::MAX)
-}
-
-fn master(seed: u64, purpose: &str, number: u32) -> MasterKey {
-    let mut hash = Sha256::new();
-    hash.update(b"dandyroll evidence: power ");
-    hash.update(seed.to_be_bytes());
-    hash.update(number.to_be_bytes());
-    hash.update(purpose.as_bytes());
-    MasterKey::take(&mut hash.finalize().into())
-}
-
 /// The key of a marked text, for the experiments that judge these texts.
 pub(crate) fn key_of(seed: u64, number: u32) -> MasterKey {
-    master(seed, "text", number)
+    key("power", seed, "text", number)
 }
 
 /// What the texts depend on: the first line of their file.
@@ -214,10 +195,10 @@ pub(crate) fn read_texts(path: &Path) -> Result<(Header, Vec<Marked>), Failure> 
 
 /// ln of p(green list) under softmax(logits) turned into ln Z = ln(1 + (e^δ − 1) p(G)), with the number of green
 /// tokens unread: only what the model gave them counts.
-fn log_z(logits: &[f32], context: &[TokenId], lists: &ListKey, gamma: Gamma, delta: f64) -> Option<f64> {
+fn log_z(logits: &[f32], context: &[TokenId], key: &WordKey, gamma: Gamma, delta: f64) -> Option<f64> {
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let (mut all, mut green) = (0.0_f64, 0.0_f64);
-    lists.each_word(context, logits.len(), |start, words| {
+    key.each_word(context, logits.len(), |start, words| {
         for (word, logit) in words.iter().zip(&logits[start..]) {
             let mass = f64::from((logit - max).exp());
             all += mass;
@@ -228,9 +209,9 @@ fn log_z(logits: &[f32], context: &[TokenId], lists: &ListKey, gamma: Gamma, del
 }
 
 struct Bench {
-    model: OnnxModel,
-    vocabulary: Arc<Vocabulary>,
+    model: Model,
     profile: Profile,
+    gamma: Gamma,
 }
 
 impl Bench {
@@ -239,7 +220,7 @@ impl Bench {
         let header = Header {
             profile: self.profile.id().to_string(),
             seed: arguments.seed,
-            model_sha256: self.model.directory().model_sha256().map_err(failed)?.to_string(),
+            model_sha256: self.model.sha256.to_string(),
             prompts_sha256: format!("{:x?}", Sha256::digest(prompts.join("\n"))),
             texts: arguments.texts,
             long: arguments.long,
@@ -256,7 +237,7 @@ impl Bench {
                 Vec::new()
             }
         };
-        let lexicon = Lexicon::new(Arc::clone(&self.vocabulary), self.model.directory().bos(), &[]);
+        let lexicon = self.model.endless();
         let numbers: Vec<u32> = (0..count(arguments.texts)).skip(texts.len()).collect();
         let mut progress = Progress::new("power texts", numbers.len().div_ceil(BATCH));
         let mut out = std::fs::OpenOptions::new().append(true).open(&arguments.texts_out).map_err(failed)?;
@@ -285,25 +266,25 @@ impl Bench {
         tokens: usize,
         arguments: &PowerArgs,
     ) -> Result<Vec<Marked>, Failure> {
-        let (gamma, delta) = (self.profile.gamma(), self.profile.delta().get());
-        let limits = self.model.limits();
+        let (gamma, delta) = (self.gamma, arguments.delta);
+        let limits = self.model.onnx.limits();
         let mut decoders = Vec::new();
-        let mut keys = Vec::new();
+        let mut marks = Vec::new();
         let mut sequences = Vec::new();
         let mut logits: Vec<Vec<f32>> = Vec::new();
         for number in numbers {
             let place = usize::try_from(*number).unwrap_or(0) % prompts.len().max(1);
             let prompt = prompts.get(place).ok_or_else(|| failed("there are no prompts"))?;
-            let prompt = self.vocabulary.encode_prompt(prompt).map_err(failed)?;
-            let key = key_of(arguments.seed, *number);
+            let prompt = self.model.vocabulary.encode_prompt(prompt).map_err(failed)?;
+            let mark = Arc::new(mark(&key_of(arguments.seed, *number), &self.profile)?);
             let sampling = Sampling::new(1.0, None, None, None, arguments.seed ^ (u64::from(*number) << 32))
                 .map_err(failed)?;
-            let marker = Some(Arc::new(Marker::new(&key, &self.profile)));
-            let request = Request { marker, ..Request::new(prompt.clone(), sampling, tokens) };
+            let plain = Request::new(prompt.clone(), sampling, tokens);
+            let request = Request { mark: Some(Arc::clone(&mark)), ..plain };
             decoders.push(Decoder::new(request, lexicon, limits).map_err(failed)?);
-            keys.push(key.lists(&self.profile.family()));
-            let (mut sequence, mut first) = (self.model.begin().map_err(failed)?, Vec::new());
-            self.model.prefill(&mut sequence, &prompt, &mut first).map_err(failed)?;
+            marks.push(mark);
+            let (mut sequence, mut first) = (self.model.onnx.begin().map_err(failed)?, Vec::new());
+            self.model.onnx.prefill(&mut sequence, &prompt, &mut first).map_err(failed)?;
             sequences.push(sequence);
             logits.push(first);
         }
@@ -314,10 +295,11 @@ impl Bench {
         for step in 1..=tokens {
             for i in 0..numbers.len() {
                 let token = decoders[i].accept(&logits[i]).map_err(failed)?.step.token;
-                if let Some(context) = keys[i].context(&ids[i]) {
-                    let z = log_z(&logits[i], context, &keys[i], gamma, delta)
+                let key = marks[i].words();
+                if let Some(context) = key.context(&ids[i]) {
+                    let z = log_z(&logits[i], context, key, gamma, delta)
                         .ok_or_else(|| failed("a context of another width"))?;
-                    let green = keys[i].green(context, token, gamma).unwrap_or(false);
+                    let green = key.word(context, token).is_some_and(|word| gamma.is_green(word));
                     ratios[i] += if green { delta } else { 0.0 } - z;
                 }
                 ids[i].push(token);
@@ -334,7 +316,7 @@ impl Bench {
                         ids.last().map(|token| Row { sequence, token: *token, logits })
                     })
                     .collect();
-                self.model.step(&mut rows).map_err(failed)?;
+                self.model.onnx.step(&mut rows).map_err(failed)?;
             }
         }
         for (made, ids) in made.iter_mut().zip(ids) {
@@ -353,8 +335,8 @@ struct Counted {
 }
 
 impl Counted {
-    fn of(windows: &Windows, lists: &ListKey, gamma: Gamma, words: &mut Vec<u32>) -> Result<Self, Failure> {
-        windows.words(lists, words).map_err(failed)?;
+    fn of(windows: &Windows, key: &WordKey, gamma: Gamma, words: &mut Vec<u32>) -> Result<Self, Failure> {
+        windows.words(key, words).map_err(failed)?;
         let is_green: Vec<bool> = words.iter().map(|word| gamma.is_green(*word)).collect();
         let all_green = windows.places().iter().filter(|place| {
             usize::try_from(**place).ok().and_then(|place| is_green.get(place)).copied().unwrap_or(false)
@@ -368,7 +350,7 @@ impl Counted {
     }
 
     fn exact(&self, gamma: Gamma) -> Result<f64, Failure> {
-        Ok(upper_tail(self.distinct, self.green, gamma).map_err(failed)?.get())
+        Ok(upper_tail(self.distinct, self.green, gamma.effective()).map_err(failed)?.get())
     }
 
     /// As the peers count: γ as typed, every position.
@@ -395,21 +377,21 @@ fn bound(ratios: &[f64], alpha: f64) -> (f64, u32) {
 }
 
 fn length(place: usize, texts: &[Marked], bench: &Bench, arguments: &PowerArgs) -> Result<Length, Failure> {
-    let (tokens, gamma, width) = (LENGTHS[place], bench.profile.gamma(), bench.profile.recipe().width);
+    let (tokens, gamma, width) = (LENGTHS[place], bench.gamma, bench.profile.recipe().width());
     let texts: Vec<&Marked> = texts.iter().filter(|text| text.ids.len() >= tokens).collect();
     let all = count(texts.len());
     let mut words = Vec::new();
     let (mut scored_ids, mut scored_text, mut green, mut retokenised) = (0.0, 0.0, 0.0, 0);
     let mut hits = [[0_u32; 3]; ALPHAS.len()];
     for text in &texts {
-        let lists = key_of(arguments.seed, text.number).lists(&bench.profile.family());
+        let key = key_of(arguments.seed, text.number).words(&bench.profile.family());
         let mut ids = text.tokens();
         ids.truncate(tokens);
-        let shown = bench.vocabulary.decode(&ids).map_err(failed)?;
-        let again = bench.vocabulary.encode_ids(normalise(&shown).text()).map_err(failed)?;
+        let shown = bench.model.vocabulary.decode(&ids).map_err(failed)?;
+        let again = bench.model.encode(&shown)?;
         retokenised += u32::from(again != ids);
         let of = |ids: &[TokenId], words: &mut Vec<u32>| {
-            Counted::of(&Windows::of(ids, width).map_err(failed)?, &lists, gamma, words)
+            Counted::of(&Windows::of(ids, width).map_err(failed)?, &key, gamma, words)
         };
         let (made, again) = (of(&ids, &mut words)?, of(&again, &mut words)?);
         scored_ids += f64::from(made.distinct);
@@ -450,7 +432,7 @@ fn length(place: usize, texts: &[Marked], bench: &Bench, arguments: &PowerArgs) 
 }
 
 fn naive_null(corpus: &Corpus, bench: &Bench, arguments: &PowerArgs) -> Result<Vec<NaiveNull>, Failure> {
-    let (gamma, width) = (bench.profile.gamma(), bench.profile.recipe().width);
+    let (gamma, width) = (bench.gamma, bench.profile.recipe().width());
     let mut rows = Vec::new();
     let mut words = Vec::new();
     for tokens in LENGTHS {
@@ -462,10 +444,10 @@ fn naive_null(corpus: &Corpus, bench: &Bench, arguments: &PowerArgs) -> Result<V
         let (mut pairs, mut hits) = (0, [[0_u32; 2]; ALPHAS.len()]);
         for (document, ids) in (0_u32..).zip(&long) {
             let windows = Windows::of(&ids[..tokens], width).map_err(failed)?;
-            for key in 0..each {
-                let lists = master(arguments.seed, &corpus.name, document * each + key)
-                    .lists(&bench.profile.family());
-                let counted = Counted::of(&windows, &lists, gamma, &mut words)?;
+            for place in 0..each {
+                let key = key("power", arguments.seed, &corpus.name, document * each + place)
+                    .words(&bench.profile.family());
+                let counted = Counted::of(&windows, &key, gamma, &mut words)?;
                 let (exact, naive) = (counted.exact(gamma)?, counted.naive(arguments.gamma));
                 pairs += 1;
                 for (hits, (alpha, quantile)) in hits.iter_mut().zip(ALPHAS.into_iter().zip(QUANTILES)) {
@@ -491,15 +473,13 @@ fn naive_null(corpus: &Corpus, bench: &Bench, arguments: &PowerArgs) -> Result<V
 
 /// Runs the experiment and writes its JSON.
 pub(crate) fn run(arguments: &PowerArgs) -> Result<(), Failure> {
-    let threads = std::num::NonZeroUsize::MIN;
-    let model = OnnxModel::load(&arguments.model, &Options { threads, ..Options::new() }).map_err(failed)?;
-    let vocabulary = Arc::new(Vocabulary::open(model.directory().tokenizer()).map_err(failed)?);
-    model.check_vocabulary(vocabulary.size()).map_err(failed)?;
-    let profile = Recipe::new(arguments.gamma, arguments.delta, arguments.context_width, None)
+    let model = Model::open(&arguments.model, NonZeroUsize::MIN)?;
+    let profile = green_list::recipe(arguments.gamma, arguments.delta, arguments.context_width, None)
         .map_err(failed)?
-        .bind(vocabulary.digest(), None)
+        .bind(model.vocabulary.digest(), None)
         .map_err(failed)?;
-    let mut bench = Bench { model, vocabulary, profile };
+    let gamma = gamma_of(profile.recipe())?;
+    let mut bench = Bench { model, profile, gamma };
     let texts = bench.texts(arguments)?;
     let lengths = (0..LENGTHS.len())
         .map(|place| length(place, &texts, &bench, arguments))
@@ -519,17 +499,13 @@ pub(crate) fn run(arguments: &PowerArgs) -> Result<(), Failure> {
     }
     let mut null = Vec::new();
     for path in &arguments.corpus {
-        let corpus = corpus::read(path, &bench.vocabulary, LENGTHS.into_iter().max().unwrap_or(0))?;
+        let corpus = corpus::read(path, &bench.model.vocabulary, LENGTHS.into_iter().max().unwrap_or(0))?;
         null.append(&mut naive_null(&corpus, &bench, arguments)?);
     }
     corpus::write(
         &arguments.out,
         &Report {
-            experiment: "power",
-            command: crate::command_line(),
-            model_sha256: bench.model.directory().model_sha256().map_err(failed)?.to_string(),
-            tokenizer_sha256: bench.vocabulary.digest().to_string(),
-            seed: arguments.seed,
+            head: bench.model.head("power", arguments.seed),
             gamma: arguments.gamma,
             delta: arguments.delta,
             context_width: arguments.context_width,

@@ -11,12 +11,14 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
-use dandyroll_detector::{Detector, Evidence, Hypothesis, Mode, Policy, Text, clopper_pearson};
-use dandyroll_scheme::{ListKey, Profile, Recipe, TokenId};
-use dandyroll_vocab::{Vocabulary, normalise};
+use dandyroll_detector::{Mode, clopper_pearson};
+use dandyroll_scheme::TokenId;
+use dandyroll_scheme::schemes::green_list;
+use dandyroll_vocab::Vocabulary;
 use serde::Serialize;
 
-use crate::pool::{self, Arm, Pool, PoolArgs, Set, failed, master};
+use crate::common::{Head, count, failed, float, judge, mark};
+use crate::pool::{self, Arm, Pool, PoolArgs, Set, key_of};
 use crate::{Failure, corpus};
 
 const ALPHA: f64 = 1e-5;
@@ -34,11 +36,8 @@ pub(crate) struct RetokenArgs {
 
 #[derive(Serialize)]
 struct Report {
-    experiment: &'static str,
-    command: String,
-    model_sha256: String,
-    tokenizer_sha256: String,
-    seed: u64,
+    #[serde(flatten)]
+    head: Head,
     first_tokens: usize,
     rows: Vec<Row>,
     /// Time to see whether one token after another is what the tokenizer would have made, microseconds: the mean
@@ -77,14 +76,6 @@ struct Row {
     text_detected: Option<u32>,
 }
 
-fn count(n: usize) -> u32 {
-    u32::try_from(n).unwrap_or(u32::MAX)
-}
-
-fn float(n: usize) -> f64 {
-    f64::from(count(n))
-}
-
 /// Whether the tokenizer makes these two of the bytes they spell.
 fn usual(vocabulary: &Vocabulary, pair: [TokenId; 2]) -> bool {
     let mut bytes = Vec::new();
@@ -96,51 +87,44 @@ fn usual(vocabulary: &Vocabulary, pair: [TokenId; 2]) -> bool {
     vocabulary.encode_ids(&text).is_ok_and(|ids| ids == pair)
 }
 
-fn judge(ids: &[TokenId], lists: &ListKey, profile: &Profile) -> Result<Evidence, Failure> {
-    let hypothesis = Hypothesis { lists, gamma: profile.gamma(), mode: Mode::ModelFree, background: None };
-    let report = Detector::new().detect(&Text::new(ids), &[hypothesis], &Policy::STANDARD).map_err(failed)?;
-    Ok(report.findings.first().ok_or_else(|| failed("nothing was judged"))?.evidence)
-}
-
 fn row(pool: &mut Pool, arm: &Arm, check_us: &mut f64) -> Result<Row, Failure> {
     let texts = pool.get(arm)?;
-    let recipe = arm.recipe.unwrap_or_else(Recipe::prose_v1);
+    let recipe = arm.recipe.clone().unwrap_or_else(green_list::prose_v1);
     let profile = pool.bind(&recipe)?;
-    let width = recipe.width.len() + 1;
+    let h = recipe.width().len();
     let (mut tokens, mut changed, mut unusual, mut green) = (0, 0, 0, 0);
     let (mut lost, mut pairs) = (0, 0);
     let mut sums = [0.0; 4];
     let mut detected = [0; 2];
     for text in &texts {
         let generated: Vec<TokenId> =
-            text.tokens().into_iter().filter(|id| !pool.vocabulary.special(*id)).collect();
-        let again = pool.vocabulary.encode_ids(normalise(&text.text).text()).map_err(failed)?;
+            text.tokens().into_iter().filter(|id| !pool.model.vocabulary.special(*id)).collect();
+        let again = pool.model.encode(&text.text)?;
         tokens += generated.len();
         changed += u32::from(generated != again);
-        let before: HashSet<&[TokenId]> = generated.windows(width).collect();
-        let after: HashSet<&[TokenId]> = again.windows(width).collect();
+        let before: HashSet<&[TokenId]> = generated.windows(h + 1).collect();
+        let after: HashSet<&[TokenId]> = again.windows(h + 1).collect();
         pairs += before.len();
         lost += before.difference(&after).count();
-        let lists = master(pool.seed(), arm.set, text.document).lists(&profile.family());
+        let mark = mark(&key_of(pool.seed(), arm.set, text.document), &profile)?;
         let start = Instant::now();
         let strange: Vec<bool> = generated
             .windows(2)
-            .map(|pair| matches!(pair, [a, b] if !usual(&pool.vocabulary, [*a, *b])))
+            .map(|pair| matches!(pair, [a, b] if !usual(&pool.model.vocabulary, [*a, *b])))
             .collect();
         let each = 1e6 * start.elapsed().as_secs_f64() / float(strange.len().max(1));
         *check_us = check_us.min(each);
         for (i, _) in strange.iter().enumerate().filter(|(_, strange)| **strange) {
             unusual += 1;
-            let (at, h) = (i + 1, recipe.width.len());
+            let at = i + 1;
             if let Some(from) = at.checked_sub(h) {
-                green += usize::from(
-                    lists.green(&generated[from..at], generated[at], profile.gamma()).unwrap_or(false),
-                );
+                let word = mark.words().word(&generated[from..at], generated[at]);
+                green += usize::from(word.is_some_and(|word| mark.scheme().favours(word)));
             }
         }
         for (place, ids) in [&generated, &again].into_iter().enumerate() {
-            let whole = judge(ids, &lists, &profile)?.log10_p.get();
-            let first = judge(&ids[..ids.len().min(FIRST)], &lists, &profile)?.log10_p.get();
+            let log10_p = |ids| judge(&mark, Mode::ModelFree, ids, None).map(|found| found.log10_p.get());
+            let (whole, first) = (log10_p(ids)?, log10_p(&ids[..ids.len().min(FIRST)])?);
             sums[place] += whole;
             sums[2 + place] += first;
             detected[place] += u32::from(first <= ALPHA.log10());
@@ -153,7 +137,7 @@ fn row(pool: &mut Pool, arm: &Arm, check_us: &mut f64) -> Result<Row, Failure> {
         set: arm.set.name(),
         arm: arm.name.clone(),
         only_usual: arm.only_usual,
-        width: recipe.width.byte(),
+        width: recipe.width().byte(),
         temperature: arm.set.temperature(),
         texts: count(texts.len()),
         tokens,
@@ -199,15 +183,6 @@ pub(crate) fn run(arguments: &RetokenArgs) -> Result<(), Failure> {
     }
     corpus::write(
         &arguments.out,
-        &Report {
-            experiment: "retoken",
-            command: crate::command_line(),
-            model_sha256: pool.model_sha256().to_string(),
-            tokenizer_sha256: pool.vocabulary.digest().to_string(),
-            seed: pool.seed(),
-            first_tokens: FIRST,
-            rows,
-            check_us,
-        },
+        &Report { head: pool.model.head("retoken", pool.seed()), first_tokens: FIRST, rows, check_us },
     )
 }

@@ -14,11 +14,11 @@ use std::path::PathBuf;
 use clap::Args;
 use dandyroll_detector::{Correction, Detector, Evidence, Hypothesis, Mode, Policy, Text, clopper_pearson};
 use dandyroll_generator::{Scored, score};
-use dandyroll_scheme::{ListKey, MasterKey, Nats, Profile, TokenId};
-use dandyroll_vocab::normalise;
+use dandyroll_scheme::{Nats, Profile, Recipe, TokenId, WordKey};
 use serde::{Deserialize, Serialize};
 
-use crate::pool::{self, Arm, Completion, Pool, PoolArgs, Set, failed, hash, master, number};
+use crate::common::{self, Rate, count, failed, float, judge, key, mark, parameter};
+use crate::pool::{self, Arm, Completion, Pool, PoolArgs, Set, key_of, number};
 use crate::{Failure, Progress, corpus};
 
 const ALPHAS: [f64; 2] = [1e-3, 1e-5];
@@ -56,11 +56,8 @@ pub(crate) struct RobustArgs {
 
 #[derive(Serialize)]
 struct Head {
-    experiment: &'static str,
-    command: String,
-    model_sha256: String,
-    tokenizer_sha256: String,
-    seed: u64,
+    #[serde(flatten)]
+    head: common::Head,
     top_p: f64,
     confidence: f64,
     wrong_keys: u32,
@@ -94,14 +91,6 @@ struct ArmRow {
     distinct_4_difference_se: f64,
     /// Share of generated lines in the longest beginning that parses, mean (modules).
     lines: Option<f64>,
-}
-
-#[derive(Serialize)]
-struct Rate {
-    alpha: f64,
-    detected: u32,
-    low: f64,
-    high: f64,
 }
 
 /// One edit at one strength.
@@ -181,14 +170,6 @@ impl Draw {
     }
 }
 
-fn count(n: usize) -> u32 {
-    u32::try_from(n).unwrap_or(u32::MAX)
-}
-
-fn float(n: usize) -> f64 {
-    f64::from(count(n))
-}
-
 /// Mean and standard error of the mean.
 fn mean(values: &[f64]) -> (f64, f64) {
     let n = float(values.len());
@@ -256,47 +237,34 @@ impl Bench<'_> {
         }
     }
 
-    fn evidence(
-        &self,
-        ids: &[TokenId],
-        entropies: Option<&[Option<Nats>]>,
-        lists: &ListKey,
-        mode: Mode,
-    ) -> Result<Evidence, Failure> {
-        let text = Text { ids, prompt: 0, entropies };
-        let hypothesis = Hypothesis { lists, gamma: self.profile.gamma(), mode, background: None };
-        let report = Detector::new().detect(&text, &[hypothesis], &Policy::STANDARD).map_err(failed)?;
-        Ok(report.findings.first().ok_or_else(|| failed("nothing was judged"))?.evidence)
-    }
-
-    fn encode(&self, text: &str) -> Result<Vec<TokenId>, Failure> {
-        self.pool.vocabulary.encode_ids(normalise(text).text()).map_err(failed)
-    }
-
     /// Judges one edited text.
-    fn judge(&mut self, original: &[TokenId], document: u32, edited: &EditedText) -> Result<(), Failure> {
+    fn add_edited(
+        &mut self,
+        original: &[TokenId],
+        document: u32,
+        edited: &EditedText,
+    ) -> Result<(), Failure> {
         let EditedText { edit, strength, text, .. } = edited;
-        let ids = self.encode(text)?;
-        let master = master(self.pool.seed(), self.set, document);
-        let lists = master.lists(&self.profile.family());
-        let (before, after) = (pairs(original, &lists), pairs(&ids, &lists));
+        let ids = self.pool.model.encode(text)?;
+        let own = mark(&key_of(self.pool.seed(), self.set, document), &self.profile)?;
+        let (before, after) = (pairs(original, own.words()), pairs(&ids, own.words()));
         let kept = float(before.intersection(&after).count()) / float(before.len().max(1));
-        let found = self.evidence(&ids, None, &lists, Mode::ModelFree)?;
-        let flat = |found: &Evidence| (found.log10_p.get(), found.counts.scored());
+        let found = judge(&own, Mode::ModelFree, &ids, None)?;
+        let flat = |found: &Evidence| (found.log10_p.get(), found.scored);
         self.add(edit, *strength, Mode::ModelFree.name(), flat(&found), kept);
         if let (true, Some(tau)) = (self.gated, self.profile.threshold()) {
             let all: Vec<TokenId> =
-                self.pool.model.directory().bos().into_iter().chain(ids.clone()).collect();
-            let scored = score(&mut self.pool.model, &all, all.len() - ids.len()).map_err(failed)?;
+                self.pool.model.onnx.directory().bos().into_iter().chain(ids.clone()).collect();
+            let scored = score(&mut self.pool.model.onnx, &all, all.len() - ids.len()).map_err(failed)?;
             let entropies: Vec<Option<Nats>> =
                 scored.into_iter().map(|one| one.map(|Scored { entropy, .. }| entropy)).collect();
-            let found = self.evidence(&ids, Some(&entropies), &lists, Mode::Gated(tau))?;
+            let found = judge(&own, Mode::Gated(tau), &ids, Some(&entropies))?;
             self.add(edit, *strength, "entropy-gated", flat(&found), kept);
         }
         for _ in 0..WRONG_KEYS {
             let purpose = format!("wrong key {} {}", self.set.name(), self.arm);
-            let wrong = MasterKey::take(&mut hash(self.pool.seed(), &purpose, self.controls));
-            let p = self.evidence(&ids, None, &wrong.lists(&self.profile.family()), Mode::ModelFree)?.log10_p;
+            let wrong = mark(&key("pool", self.pool.seed(), &purpose, self.controls), &self.profile)?;
+            let p = judge(&wrong, Mode::ModelFree, &ids, None)?.log10_p;
             for (positives, alpha) in self.control.iter_mut().zip(CONTROL_ALPHAS) {
                 *positives += u32::from(p.get() <= alpha.log10());
             }
@@ -306,7 +274,7 @@ impl Bench<'_> {
     }
 
     /// The edits that need the tokenizer, of one unedited document.
-    fn judge_tokens(&mut self, document: u32, ids: &[TokenId]) -> Result<(), Failure> {
+    fn add_by_tokens(&mut self, document: u32, ids: &[TokenId]) -> Result<(), Failure> {
         let draw = |edit: &str, strength: f64, seed: u64| {
             Draw(number(seed, &format!("{edit} {strength}"), document))
         };
@@ -325,12 +293,11 @@ impl Bench<'_> {
             edited.push(("fragment of so many tokens", length_f, ids[at..at + length].to_vec()));
         }
         for (edit, strength, edited) in edited {
-            let text = self.pool.vocabulary.decode(&edited).map_err(failed)?;
+            let text = self.pool.model.vocabulary.decode(&edited).map_err(failed)?;
             let edit = EditedText { document, edit: edit.to_owned(), strength: Some(strength), text };
-            self.judge(ids, document, &edit)?;
+            self.add_edited(ids, document, &edit)?;
         }
-        let master = master(seed, self.set, document);
-        let lists = master.lists(&self.profile.family());
+        let own = mark(&key_of(seed, self.set, document), &self.profile)?;
         // α decides nothing here but which spans are listed.
         let policy = Policy::new(1e-5, 1e-3, 16, Correction::Bonferroni).map_err(failed)?;
         for share in DILUTED {
@@ -350,16 +317,11 @@ impl Bench<'_> {
                     self.human.iter().cycle().skip(draw.below(self.human.len())).take(all - before).copied(),
                 )
                 .collect();
-            let whole = self.evidence(&text, None, &lists, Mode::ModelFree)?;
-            let hypothesis = Hypothesis {
-                lists: &lists,
-                gamma: self.profile.gamma(),
-                mode: Mode::ModelFree,
-                background: None,
-            };
+            let whole = judge(&own, Mode::ModelFree, &text, None)?;
+            let hypothesis = Hypothesis { mark: &own, mode: Mode::ModelFree };
             let spans =
                 Detector::new().detect_spans(&Text::new(&text), &[hypothesis], &policy).map_err(failed)?;
-            let scored = whole.counts.scored();
+            let scored = whole.scored;
             let edit = "diluted to this share";
             self.add(edit, Some(share), "model-free", (whole.log10_p.get(), scored), 1.0);
             self.add(edit, Some(share), "with span search", (spans.adjusted().get(), scored), 1.0);
@@ -371,11 +333,6 @@ impl Bench<'_> {
         let set = self.set.name();
         let rows = self.sums.iter().map(|sum| {
             let texts = count(sum.log10_p.len());
-            let rates = ALPHAS.iter().map(|alpha| {
-                let detected = count(sum.log10_p.iter().filter(|p| **p <= alpha.log10()).count());
-                let interval = clopper_pearson(detected, texts, CONFIDENCE).map_err(failed)?;
-                Ok(Rate { alpha: *alpha, detected, low: interval.low, high: interval.high })
-            });
             Ok(Row {
                 set,
                 arm: self.arm.clone(),
@@ -386,7 +343,7 @@ impl Bench<'_> {
                 scored: sum.scored / f64::from(texts),
                 kept: sum.kept / f64::from(texts),
                 mean_log10_p: sum.log10_p.iter().sum::<f64>() / f64::from(texts),
-                rates: rates.collect::<Result<_, Failure>>()?,
+                rates: Rate::of(&ALPHAS, &sum.log10_p, CONFIDENCE)?,
             })
         });
         let control = CONTROL_ALPHAS.iter().zip(self.control).map(|(alpha, positives)| {
@@ -405,12 +362,12 @@ impl Bench<'_> {
     }
 }
 
-/// The distinct pairs of effective context and token that `lists` count.
-fn pairs<'a>(ids: &'a [TokenId], lists: &ListKey) -> HashSet<(&'a [TokenId], TokenId)> {
-    ids.windows(lists.width().len() + 1)
+/// The distinct pairs of effective context and token that have words of their own.
+fn pairs<'a>(ids: &'a [TokenId], words: &WordKey) -> HashSet<(&'a [TokenId], TokenId)> {
+    ids.windows(words.width().len() + 1)
         .filter_map(|window| {
             let (token, context) = window.split_last()?;
-            Some((lists.effective(context)?, *token))
+            Some((words.effective(context)?, *token))
         })
         .collect()
 }
@@ -456,7 +413,7 @@ pub(crate) fn run(arguments: &RobustArgs) -> Result<(), Failure> {
         if arguments.only.as_ref().is_some_and(|only| only != set.name()) {
             continue;
         }
-        let human = corpus::read(path, &pool.vocabulary, usize::MAX)?.documents.concat();
+        let human = corpus::read(path, &pool.model.vocabulary, usize::MAX)?.documents.concat();
         let mut unmarked: Vec<(u32, f64, f64)> = Vec::new();
         for arm in pool::width_arms(set, &arguments.widths)? {
             let texts = pool.get(&arm)?;
@@ -476,20 +433,17 @@ pub(crate) fn run(arguments: &RobustArgs) -> Result<(), Failure> {
             let originals: Vec<&EditedText> = edited.iter().filter(|text| text.edit == "none").collect();
             let originals: Vec<(u32, Vec<TokenId>)> = originals
                 .iter()
-                .map(|one| {
-                    let ids = pool.vocabulary.encode_ids(normalise(&one.text).text()).map_err(failed)?;
-                    Ok((one.document, ids))
-                })
+                .map(|one| Ok((one.document, pool.model.encode(&one.text)?)))
                 .collect::<Result<_, Failure>>()?;
             let tokens: usize = originals.iter().map(|(_, ids)| ids.len()).sum();
             let recipe = arm.recipe.as_ref();
             arms.push(ArmRow {
                 set: set.name(),
                 arm: arm.name.clone(),
-                width: recipe.map(|recipe| recipe.width.byte()),
-                seeding: recipe.map(|recipe| recipe.seeding.name()),
-                delta: recipe.map(|recipe| recipe.delta.get()),
-                tau: recipe.and_then(|recipe| recipe.threshold).map(Nats::get),
+                width: recipe.map(|recipe| recipe.width().byte()),
+                seeding: recipe.map(|recipe| recipe.seeding().name()),
+                delta: recipe.and_then(|recipe| parameter(recipe, "delta")),
+                tau: recipe.and_then(Recipe::threshold).map(Nats::get),
                 temperature: set.temperature(),
                 documents: originals.len(),
                 made: quality.len(),
@@ -520,9 +474,9 @@ pub(crate) fn run(arguments: &RobustArgs) -> Result<(), Failure> {
             let mut progress = Progress::new(&format!("robust {} {}", set.name(), arm.name), originals.len());
             for (document, ids) in &originals {
                 for text in edited.iter().filter(|text| text.document == *document) {
-                    bench.judge(ids, *document, text)?;
+                    bench.add_edited(ids, *document, text)?;
                 }
-                bench.judge_tokens(*document, ids)?;
+                bench.add_by_tokens(*document, ids)?;
                 progress.step();
             }
             let (more, control) = bench.rows()?;
@@ -531,11 +485,7 @@ pub(crate) fn run(arguments: &RobustArgs) -> Result<(), Failure> {
         }
     }
     let head = Head {
-        experiment: "robust",
-        command: crate::command_line(),
-        model_sha256: pool.model_sha256().to_string(),
-        tokenizer_sha256: pool.vocabulary.digest().to_string(),
-        seed: pool.seed(),
+        head: pool.model.head("robust", pool.seed()),
         top_p: pool::TOP_P,
         confidence: CONFIDENCE,
         wrong_keys: WRONG_KEYS,

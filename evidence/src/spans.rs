@@ -22,16 +22,15 @@ use std::sync::Arc;
 
 use clap::Args;
 use dandyroll_detector::{
-    Correction, Detector, Hypothesis, Mode, Policy, SpanReport, Text, clopper_pearson, sure_window,
-    upper_tail,
+    Correction, Detector, Evidence, Hypothesis, Mode, Policy, SpanReport, Text, clopper_pearson, sure_window,
+    upper_tail_of,
 };
-use dandyroll_generator::onnx::{OnnxModel, Options};
-use dandyroll_generator::{Lexicon, Request, Sampling, generate};
-use dandyroll_scheme::{Gamma, ListKey, Marker, MasterKey, Profile, Recipe, TokenId};
-use dandyroll_vocab::{Vocabulary, normalise};
+use dandyroll_generator::{Request, Sampling, generate};
+use dandyroll_scheme::schemes::green_list::{self, Gamma};
+use dandyroll_scheme::{Law, Mark, Null as Unmarked, Profile, TokenId};
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 
+use crate::common::{Head, Model, count, failed, hash, judge, key, mark, only};
 use crate::corpus::{self, Corpus};
 use crate::{Failure, Progress};
 
@@ -43,7 +42,7 @@ const CONFIDENCE: f64 = 0.99;
 #[derive(Debug, Args)]
 pub(crate) struct SpansArgs {
     /// Human texts as JSON lines with a field `text`; may be given several times.
-    #[arg(long, default_values_os_t = ["python_heldout", "prose_heldout"].map(|name| PathBuf::from(format!("fixtures/corpora/{name}.jsonl"))))]
+    #[arg(long, default_values_os_t = corpus::held_out())]
     corpus: Vec<PathBuf>,
     #[arg(long, default_value = "fixtures/model")]
     model: PathBuf,
@@ -80,11 +79,8 @@ pub(crate) struct SpansArgs {
 
 #[derive(Serialize)]
 struct Report {
-    experiment: &'static str,
-    command: String,
-    model_sha256: String,
-    tokenizer_sha256: String,
-    seed: u64,
+    #[serde(flatten)]
+    head: Head,
     gamma: f64,
     delta: f64,
     context_width: u8,
@@ -151,37 +147,15 @@ struct Power {
     border_errors: Vec<u32>,
 }
 
-fn failed(error: impl std::fmt::Display) -> Failure {
-    Failure(error.to_string())
-}
-
-fn count(n: usize) -> u32 {
-    u32::try_from(n).unwrap_or(u32::MAX)
-}
-
 /// Documents of `tokens` tokens, joined in the corpus's order; what is left at its end is dropped.
 fn documents(corpus: &Corpus, tokens: usize) -> Vec<Vec<TokenId>> {
     let all: Vec<TokenId> = corpus.documents.concat();
     all.chunks_exact(tokens.max(1)).map(<[TokenId]>::to_vec).collect()
 }
 
-/// A hash of what it is for: the keys and places of the experiment.
-fn hash(seed: u64, purpose: &str, number: u32) -> [u8; 32] {
-    let mut hash = Sha256::new();
-    hash.update(b"dandyroll evidence: spans ");
-    hash.update(seed.to_be_bytes());
-    hash.update(number.to_be_bytes());
-    hash.update(purpose.as_bytes());
-    hash.finalize().into()
-}
-
-fn master(seed: u64, purpose: &str, number: u32) -> MasterKey {
-    MasterKey::take(&mut hash(seed, purpose, number))
-}
-
 /// A whole number below `bound`.
 fn below(seed: u64, purpose: &str, number: u32, bound: usize) -> usize {
-    let [a, b, c, d, ..] = hash(seed, purpose, number);
+    let [a, b, c, d, ..] = hash("spans", seed, purpose, number);
     usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(0) % bound.max(1)
 }
 
@@ -189,8 +163,8 @@ fn policy(alpha: f64) -> Result<Policy, Failure> {
     Policy::new(alpha, alpha.max(1e-3), Policy::STANDARD.min_scored(), Correction::Bonferroni).map_err(failed)
 }
 
-fn search(ids: &[TokenId], lists: &ListKey, gamma: Gamma, policy: &Policy) -> Result<SpanReport, Failure> {
-    let hypothesis = Hypothesis { lists, gamma, mode: Mode::ModelFree, background: None };
+fn search(ids: &[TokenId], mark: &Mark, policy: &Policy) -> Result<SpanReport, Failure> {
+    let hypothesis = Hypothesis { mark, mode: Mode::ModelFree };
     Detector::new().detect_spans(&Text::new(ids), &[hypothesis], policy).map_err(failed)
 }
 
@@ -203,9 +177,9 @@ fn null(corpus: &Corpus, pairs: u32, profile: &Profile, arguments: &SpansArgs) -
     let each = pairs.div_ceil(count(documents.len()).max(1));
     for (number, ids) in (0_u32..).zip(&documents) {
         progress.step();
-        for key in 0..each {
-            let lists = master(arguments.seed, &corpus.name, number * each + key).lists(&profile.family());
-            let report = search(ids, &lists, profile.gamma(), &policy)?;
+        for place in 0..each {
+            let key = key("spans", arguments.seed, &corpus.name, number * each + place);
+            let report = search(ids, &mark(&key, profile)?, &policy)?;
             let tried = f64::from(u32::try_from(report.windows).map_err(failed)?);
             let three = [report.search, report.adjusted(), report.least];
             for (place, p) in three.into_iter().enumerate() {
@@ -247,45 +221,41 @@ fn null(corpus: &Corpus, pairs: u32, profile: &Profile, arguments: &SpansArgs) -
     })
 }
 
-/// A marked passage, as it is tokenised again, with its draws and green ones on its own.
-struct Passage {
-    ids: Vec<TokenId>,
-    lists: ListKey,
-    scored: u32,
-    green: u32,
+/// Share of green draws.
+fn green_rate(evidence: &Evidence) -> f64 {
+    evidence.score / f64::from(evidence.scored.max(1))
 }
 
-fn passages(
-    model: &mut OnnxModel,
-    vocabulary: &Arc<Vocabulary>,
-    profile: &Profile,
-    arguments: &SpansArgs,
-) -> Result<Vec<Passage>, Failure> {
-    // Texts of one length: the token that ends a text is a token like any other here.
-    let lexicon = Lexicon::new(Arc::clone(vocabulary), model.directory().bos(), &[]);
+/// A marked passage, as it is tokenised again, with what its draws say on their own.
+struct Passage {
+    ids: Vec<TokenId>,
+    mark: Arc<Mark>,
+    alone: Evidence,
+}
+
+fn passages(model: &mut Model, profile: &Profile, arguments: &SpansArgs) -> Result<Vec<Passage>, Failure> {
+    let lexicon = model.endless();
     let prompts = corpus::prompts(&arguments.prompts)?;
     let stride = (prompts.len() / arguments.passages.max(1)).max(1);
     let mut progress = Progress::new("spans passages", arguments.passages.min(prompts.len()));
     (0..)
         .zip(prompts.iter().step_by(stride).take(arguments.passages))
         .map(|(number, prompt)| {
-            let master = master(arguments.seed, "passage", number);
-            let prompt = vocabulary.encode_ids(prompt).map_err(failed)?;
+            let mark = Arc::new(mark(&key("spans", arguments.seed, "passage", number), profile)?);
+            let prompt = model.vocabulary.encode_ids(prompt).map_err(failed)?;
             let sampling =
                 Sampling::new(arguments.temperature, None, None, None, arguments.seed ^ u64::from(number))
                     .map_err(failed)?;
             // A few more, because the text may have fewer tokens when it is tokenised again.
-            let marker = Some(Arc::new(Marker::new(&master, profile)));
-            let request =
-                Request { marker, ..Request::new(prompt, sampling, arguments.passage_tokens * 5 / 4) };
-            let text = generate(model, &lexicon, request).map_err(failed)?.complete().map_err(failed)?.text;
-            let mut ids = vocabulary.encode_ids(normalise(&text).text()).map_err(failed)?;
+            let plain = Request::new(prompt, sampling, arguments.passage_tokens * 5 / 4);
+            let request = Request { mark: Some(Arc::clone(&mark)), ..plain };
+            let run = generate(&mut model.onnx, &lexicon, request).map_err(failed)?;
+            let text = run.complete().map_err(failed)?.text;
+            let mut ids = model.encode(&text)?;
             ids.truncate(arguments.passage_tokens);
-            let lists = master.lists(&profile.family());
-            let report = search(&ids, &lists, profile.gamma(), &Policy::STANDARD)?.report;
-            let counts = report.findings.first().ok_or_else(|| failed("nothing was judged"))?.evidence.counts;
+            let alone = judge(&mark, Mode::ModelFree, &ids, None)?;
             progress.step();
-            Ok(Passage { ids, lists, scored: counts.scored(), green: counts.green() })
+            Ok(Passage { ids, mark, alone })
         })
         .collect()
 }
@@ -294,7 +264,6 @@ fn power(
     alpha: f64,
     passages: &[Passage],
     human: &[Vec<TokenId>],
-    gamma: Gamma,
     arguments: &SpansArgs,
 ) -> Result<Power, Failure> {
     let policy = policy(alpha)?;
@@ -302,14 +271,15 @@ fn power(
     let (mut known, mut sure) = (0_u32, 0.0);
     let mut errors = Vec::new();
     for (number, passage) in (0_u32..).zip(passages) {
-        let Passage { ids, lists, scored, green } = passage;
-        let own = upper_tail(*scored, *green, gamma).map_err(failed)?;
-        known += u32::from(own.get() <= alpha.log10());
-        let draws = count(arguments.tokens) + scored;
-        if let (Some(window), true) = (sure_window(*scored, draws, gamma, &policy), *scored > 0) {
-            let rate = Gamma::new((f64::from(*green) / f64::from(*scored)).clamp(1e-6, 1.0 - 1e-6));
-            let tail = upper_tail(window.length, window.least_green, rate.map_err(failed)?);
-            sure += tail.map_err(failed)?.probability();
+        let Passage { ids, mark, alone } = passage;
+        known += u32::from(alone.log10_p.get() <= alpha.log10());
+        let draws = count(arguments.tokens) + alone.scored;
+        if let (Some(window), true) =
+            (sure_window(alone.scored, draws, mark.null(), &policy), alone.scored > 0)
+        {
+            let rate = Gamma::new(green_rate(alone).clamp(1e-6, 1.0 - 1e-6)).map_err(failed)?;
+            let law = Unmarked::Counted(Law::below(rate.threshold()));
+            sure += upper_tail_of(&law, window.length, window.least_score).probability();
         }
         for place in 0..arguments.places {
             let draw = number * arguments.places + place;
@@ -318,11 +288,10 @@ fn power(
                 .ok_or_else(|| failed("the corpora hold no document of this length"))?;
             let at = below(arguments.seed, "place", draw, document.len() + 1);
             let text = [&document[..at], ids, &document[at..]].concat();
-            let report = search(&text, lists, gamma, &policy)?;
+            let report = search(&text, mark, &policy)?;
             texts += 1;
             // Alone, the whole-text test would have all of α.
-            let finding = report.report.findings.first().ok_or_else(|| failed("nothing was judged"))?;
-            whole += u32::from(finding.evidence.log10_p <= policy.alpha());
+            whole += u32::from(only(&report.report)?.log10_p <= policy.alpha());
             let end = at + ids.len();
             let meets: Vec<_> =
                 report.spans.iter().filter(|span| span.tokens.start < end && at < span.tokens.end).collect();
@@ -359,22 +328,20 @@ fn power(
 /// Runs the experiment and writes its JSON.
 pub(crate) fn run(arguments: &SpansArgs) -> Result<(), Failure> {
     let threads = std::thread::available_parallelism().map_err(failed)?;
-    let mut model =
-        OnnxModel::load(&arguments.model, &Options { threads, ..Options::new() }).map_err(failed)?;
-    let vocabulary = Arc::new(Vocabulary::open(model.directory().tokenizer()).map_err(failed)?);
-    model.check_vocabulary(vocabulary.size()).map_err(failed)?;
-    let profile = Recipe::new(arguments.gamma, arguments.delta, arguments.context_width, None)
+    let mut model = Model::open(&arguments.model, threads)?;
+    let vocabulary = Arc::clone(&model.vocabulary);
+    let profile = green_list::recipe(arguments.gamma, arguments.delta, arguments.context_width, None)
         .map_err(failed)?
         .bind(vocabulary.digest(), None)
         .map_err(failed)?;
-    let model_sha256 = model.directory().model_sha256().map_err(failed)?.to_string();
-    let pool = passages(&mut model, &vocabulary, &profile, arguments)?;
+    let head = model.head("spans", arguments.seed);
+    let pool = passages(&mut model, &profile, arguments)?;
     drop(model);
-    let rates = pool.iter().map(|passage| f64::from(passage.green) / f64::from(passage.scored.max(1)));
+    let rates = pool.iter().map(|passage| green_rate(&passage.alone));
     let all = f64::from(count(pool.len()));
     let green_rate = rates.clone().sum::<f64>() / all;
     let green_rate_sd = (rates.map(|rate| (rate - green_rate).powi(2)).sum::<f64>() / (all - 1.0)).sqrt();
-    let passage_draws = pool.iter().map(|passage| f64::from(passage.scored)).sum::<f64>() / all;
+    let passage_draws = pool.iter().map(|passage| f64::from(passage.alone.scored)).sum::<f64>() / all;
     println!("{} passages: {passage_draws:.1} draws, {green_rate:.3} ± {green_rate_sd:.3} green", pool.len());
 
     let (mut nulls, mut human) = (Vec::new(), Vec::new());
@@ -386,7 +353,7 @@ pub(crate) fn run(arguments: &SpansArgs) -> Result<(), Failure> {
     }
     let power = POWER_ALPHAS
         .into_iter()
-        .map(|alpha| power(alpha, &pool, &human, profile.gamma(), arguments))
+        .map(|alpha| power(alpha, &pool, &human, arguments))
         .collect::<Result<Vec<_>, _>>()?;
     for Power {
         alpha, found, texts, whole_text, known_place, sure, border_error, several, elsewhere, ..
@@ -412,11 +379,7 @@ pub(crate) fn run(arguments: &SpansArgs) -> Result<(), Failure> {
     corpus::write(
         &arguments.out,
         &Report {
-            experiment: "spans",
-            command: crate::command_line(),
-            model_sha256,
-            tokenizer_sha256: vocabulary.digest().to_string(),
-            seed: arguments.seed,
+            head,
             gamma: arguments.gamma,
             delta: arguments.delta,
             context_width: arguments.context_width,

@@ -6,18 +6,19 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
-use dandyroll_detector::{Detector, Evidence, Hypothesis, Mode, Policy, Text};
-use dandyroll_generator::onnx::{OnnxModel, Options};
+use dandyroll_detector::{Evidence, Mode};
 use dandyroll_generator::{Decoder, Lexicon, LogitSource, Request, Sampling, generate, score};
-use dandyroll_scheme::{Marker, MasterKey, Nats, Profile, Recipe, Step, TokenId};
-use dandyroll_vocab::{Vocabulary, normalise};
+use dandyroll_scheme::schemes::green_list;
+use dandyroll_scheme::{MasterKey, Nats, Profile, Step, TokenId};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
+use crate::common::{Head, Model, failed, float, judge, mark};
 use crate::{Failure, Progress, corpus};
 
 const TAUS: [Option<f64>; 6] = [None, Some(0.0), Some(0.3), Some(0.6), Some(0.9), Some(1.2)];
@@ -60,11 +61,8 @@ pub(crate) struct SweetArgs {
 
 #[derive(Serialize)]
 struct Report {
-    experiment: &'static str,
-    command: String,
-    model_sha256: String,
-    tokenizer_sha256: String,
-    seed: u64,
+    #[serde(flatten)]
+    head: Head,
     texts: usize,
     tokens: usize,
     judged_tokens: usize,
@@ -119,14 +117,9 @@ struct One {
 }
 
 struct Bench {
-    model: OnnxModel,
-    vocabulary: Arc<Vocabulary>,
+    model: Model,
     lexicon: Lexicon,
     master: MasterKey,
-}
-
-fn failed(error: impl std::fmt::Display) -> Failure {
-    Failure(error.to_string())
 }
 
 /// Probability of the likeliest token.
@@ -135,16 +128,11 @@ fn likeliest(logits: &[f32]) -> f64 {
     1.0 / logits.iter().map(|x| f64::from(x - max).exp()).sum::<f64>()
 }
 
-fn count(n: usize) -> f64 {
-    u32::try_from(n).map_or(f64::NAN, f64::from)
-}
-
 impl Bench {
     fn profile(&self, arguments: &SweetArgs, tau: Option<f64>, delta: f64) -> Result<Profile, Failure> {
-        let model = self.model.directory().model_sha256().map_err(failed)?;
-        Recipe::new(arguments.gamma, delta, arguments.context_width, tau)
+        green_list::recipe(arguments.gamma, delta, arguments.context_width, tau)
             .map_err(failed)?
-            .bind(self.vocabulary.digest(), Some(model))
+            .bind(self.model.vocabulary.digest(), Some(self.model.sha256))
             .map_err(failed)
     }
 
@@ -156,12 +144,12 @@ impl Bench {
         profile: &Profile,
         marked: bool,
     ) -> Result<One, Failure> {
-        let limits = self.model.limits();
-        let marker = marked.then(|| Arc::new(Marker::new(&self.master, profile)));
+        let limits = self.model.onnx.limits();
+        let mark = Arc::new(mark(&self.master, profile)?);
         let plain = Request::new(prompt.to_vec(), sampling, tokens);
         let mut shadow = Decoder::new(plain.clone(), &self.lexicon, limits).map_err(failed)?;
-        let mut run =
-            generate(&mut self.model, &self.lexicon, Request { marker, ..plain }).map_err(failed)?;
+        let request = Request { mark: marked.then(|| Arc::clone(&mark)), ..plain };
+        let mut run = generate(&mut self.model.onnx, &self.lexicon, request).map_err(failed)?;
         let (mut biased, mut loss, mut changed, mut forced, mut forced_changed) = (0, 0.0, 0, 0, 0);
         let mut total = 0;
         while let Some(progress) = run.next() {
@@ -170,52 +158,43 @@ impl Bench {
             let is_forced = likeliest(run.logits()) >= FORCED;
             let is_changed = step.token != instead;
             total += 1;
-            biased += usize::from(step.marked == Some(Step::Biased));
+            biased += usize::from(step.marked == Some(Step::Marked));
             loss -= step.logprob;
             changed += usize::from(is_changed);
             forced += usize::from(is_forced);
             forced_changed += usize::from(is_forced && is_changed);
         }
         let text = run.stop().text;
-        let total = count(total);
+        let total = float(total);
 
-        let mut ids = self.vocabulary.encode_ids(normalise(&text).text()).map_err(failed)?;
+        let mut ids = self.model.encode(&text)?;
         let short = ids.len() < JUDGED;
         ids.truncate(JUDGED);
         let mode = profile.threshold().map_or(Mode::ModelFree, Mode::Gated);
         let entropies: Option<Vec<Option<Nats>>> = if mode.needs_entropies() {
             let all = [prompt, &ids].concat();
-            let scored = score(&mut self.model, &all, prompt.len()).map_err(failed)?;
+            let scored = score(&mut self.model.onnx, &all, prompt.len()).map_err(failed)?;
             Some(scored.into_iter().map(|scored| scored.map(|scored| scored.entropy)).collect())
         } else {
             None
         };
-        let lists = self.master.lists(&profile.family());
-        let hypothesis = Hypothesis { lists: &lists, gamma: profile.gamma(), mode, background: None };
-        let report = Detector::new()
-            .detect(
-                &Text { ids: &ids, prompt: 0, entropies: entropies.as_deref() },
-                &[hypothesis],
-                &Policy::STANDARD,
-            )
-            .map_err(failed)?;
-        let evidence = report.findings.first().ok_or_else(|| Failure("nothing was judged".into()))?.evidence;
-        let per_200 = |n: usize| 200.0 * count(n) / total;
+        let evidence = judge(&mark, mode, &ids, entropies.as_deref())?;
+        let per_200 = |n: usize| 200.0 * float(n) / total;
         Ok(One {
             text,
-            biased: count(biased) / total,
+            biased: float(biased) / total,
             short,
             evidence,
             loss: loss / total,
             changed: per_200(changed),
             forced_changed: per_200(forced_changed),
-            forced: count(forced) / total,
+            forced: float(forced) / total,
         })
     }
 }
 
 fn mean(values: impl Iterator<Item = f64> + Clone) -> (f64, f64) {
-    let n = count(values.clone().count());
+    let n = float(values.clone().count());
     let mean = values.clone().sum::<f64>() / n;
     (mean, (values.map(|x| (x - mean).powi(2)).sum::<f64>() / (n - 1.0)).sqrt())
 }
@@ -232,7 +211,7 @@ fn summary(tau: Option<f64>, delta: Option<f64>, all: &[One]) -> Arm {
         delta,
         short: all.iter().filter(|one| one.short).count(),
         biased_share: mean(all.iter().map(|one| one.biased)).0,
-        scored: mean(all.iter().map(|one| f64::from(one.evidence.counts.scored()))).0,
+        scored: mean(all.iter().map(|one| f64::from(one.evidence.scored))).0,
         mean_z,
         z_sd,
         mean_log10_p,
@@ -249,17 +228,13 @@ fn summary(tau: Option<f64>, delta: Option<f64>, all: &[One]) -> Arm {
 
 /// Runs the experiment and writes its JSON and its texts.
 pub(crate) fn run(arguments: &SweetArgs) -> Result<(), Failure> {
-    // One thread: the order of a sum, and with it a draw near a tie, may depend on how many there are.
-    let model = OnnxModel::load(&arguments.model, &Options::new()).map_err(failed)?;
-    let vocabulary = Arc::new(Vocabulary::open(model.directory().tokenizer()).map_err(failed)?);
-    model.check_vocabulary(vocabulary.size()).map_err(failed)?;
-    // Texts of one length: the token that ends a text is a token like any other here.
-    let lexicon = Lexicon::new(Arc::clone(&vocabulary), model.directory().bos(), &[]);
+    let model = Model::open(&arguments.model, NonZeroUsize::MIN)?;
+    let lexicon = model.endless();
     let mut key = Sha256::new();
     key.update(b"dandyroll evidence: sweet");
     key.update(arguments.seed.to_be_bytes());
     let master = MasterKey::take(&mut key.finalize().into());
-    let mut bench = Bench { model, vocabulary, lexicon, master };
+    let mut bench = Bench { model, lexicon, master };
 
     let all = corpus::prompts(&arguments.prompts)?;
     let stride = (all.len() / arguments.texts.max(1)).max(1);
@@ -267,7 +242,7 @@ pub(crate) fn run(arguments: &SweetArgs) -> Result<(), Failure> {
         .into_iter()
         .step_by(stride)
         .take(arguments.texts)
-        .map(|text| bench.vocabulary.encode_prompt(&text).map(|ids| (text, ids)).map_err(failed))
+        .map(|text| bench.model.vocabulary.encode_prompt(&text).map(|ids| (text, ids)).map_err(failed))
         .collect::<Result<_, _>>()?;
 
     if let Some(folder) = arguments.texts_out.parent() {
@@ -309,11 +284,7 @@ pub(crate) fn run(arguments: &SweetArgs) -> Result<(), Failure> {
     corpus::write(
         &arguments.out,
         &Report {
-            experiment: "sweet",
-            command: crate::command_line(),
-            model_sha256: bench.model.directory().model_sha256().map_err(failed)?.to_string(),
-            tokenizer_sha256: bench.vocabulary.digest().to_string(),
-            seed: arguments.seed,
+            head: bench.model.head("sweet", arguments.seed),
             texts: prompts.len(),
             tokens: arguments.tokens,
             judged_tokens: JUDGED,

@@ -22,7 +22,7 @@ from datatrove.pipeline.writers.disk_base import DiskWriter
 from dandyroll import Detector
 
 #: What of a document's row goes into its metadata, behind `dandyroll_`.
-FACTS = ("verdict", "log10_p_adjusted", "key_id", "profile", "tokens", "scored", "green", "log10_p", "error_kind")
+FACTS = ("verdict", "log10_p_adjusted", "key_id", "profile", "tokens", "scored", "score", "log10_p", "error_kind")
 
 
 class WatermarkFilter(BaseFilter):

@@ -3,8 +3,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use dandyroll_detector::{Background, BackgroundError};
-use dandyroll_scheme::{Profile, Sha256Digest};
+use dandyroll_scheme::{Background, BackgroundError, Profile, Sha256Digest};
 
 use crate::profile::Named;
 use crate::read_bounded;
@@ -119,7 +118,7 @@ fn fits(list: &Background, profile: &Profile, path: &Path) -> Result<(), ListErr
     let differs = |what| Err(ListError::Mismatch { path: path.into(), what });
     if list.tokenizer() != profile.tokenizer() {
         differs("tokenizer")
-    } else if list.width() != profile.recipe().width {
+    } else if list.width() != profile.recipe().width() {
         differs("context width")
     } else {
         Ok(())

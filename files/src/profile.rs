@@ -1,12 +1,11 @@
 //! Profiles by name: a built-in recipe, or a file with a profile's JSON; and that JSON.
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
-use dandyroll_scheme::{
-    BUILT_IN, BindError, Gamma, ListFamily, Nats, OutOfRange, ParseDigestError, Profile, ProfileId, Recipe,
-    Seeding, Sha256Digest,
-};
-use serde::Deserialize;
+use dandyroll_scheme::{BindError, Member, Nats, Profile, ProfileId, Recipe, Sha256Digest, built_in_names};
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 
 use crate::read_bounded;
 
@@ -17,7 +16,7 @@ const MAX_BYTES: usize = 64 * 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum ProfileError {
     /// No recipe and no file has this name.
-    #[error("profile {0:?} is neither built in ({list}) nor a file", list = BUILT_IN.join(", "))]
+    #[error("profile {0:?} is neither built in ({list}) nor a file", list = built_in_names().join(", "))]
     Unknown(String),
     /// The system refused, or the file is not text.
     #[error("profile {path}: {source}")]
@@ -69,28 +68,9 @@ pub enum FormError {
     /// Its form.
     #[error("the profile's JSON: {0}")]
     Json(String),
-    /// Written for a newer or another program.
-    #[error("the profile's {field} is {found:?}; this version knows only {known:?}")]
-    Unsupported {
-        /// Which field.
-        field: &'static str,
-        /// What it holds.
-        found: String,
-        /// What it may hold.
-        known: &'static str,
-    },
-    /// A number.
-    #[error("the profile's {0}")]
-    Range(#[from] OutOfRange),
-    /// A digest.
-    #[error("the profile's {0}: {1}")]
-    Digest(&'static str, ParseDigestError),
-    /// τ without its model.
-    #[error("the profile: {0}")]
-    Bind(#[from] BindError),
-    /// A model without τ.
-    #[error("the profile has a model_sha256 but no entropy_threshold; its model would have no meaning")]
-    ModelWithoutThreshold,
+    /// What it says.
+    #[error(transparent)]
+    Form(#[from] dandyroll_scheme::FormError),
 }
 
 /// What a profile's name means, before anything is known of the tokenizer and model in use.
@@ -122,25 +102,14 @@ impl Named {
 
     /// τ; the model is needed to see which positions it lets through.
     pub fn threshold(&self) -> Option<Nats> {
-        match self {
-            Self::BuiltIn(_, recipe) => recipe.threshold,
-            Self::Bound(profile) => profile.threshold(),
-        }
-    }
-
-    /// γ.
-    pub fn gamma(&self) -> Gamma {
-        match self {
-            Self::BuiltIn(_, recipe) => recipe.gamma,
-            Self::Bound(profile) => profile.gamma(),
-        }
+        self.recipe().threshold()
     }
 
     /// The parameters, whatever they are bound to.
-    pub fn recipe(&self) -> Recipe {
+    pub fn recipe(&self) -> &Recipe {
         match self {
-            Self::BuiltIn(_, recipe) => *recipe,
-            Self::Bound(profile) => *profile.recipe(),
+            Self::BuiltIn(_, recipe) => recipe,
+            Self::Bound(profile) => profile.recipe(),
         }
     }
 
@@ -154,10 +123,11 @@ impl Named {
         let profile = match self {
             Self::BuiltIn(name, recipe) => {
                 return recipe
+                    .clone()
                     .bind(tokenizer, model)
                     .map_err(|source| ProfileError::Bind { profile: name.clone(), source });
             }
-            Self::Bound(profile) => *profile,
+            Self::Bound(profile) => profile.clone(),
         };
         let differs =
             |what, expected, found| ProfileError::Other { profile: profile.id(), what, expected, found };
@@ -170,35 +140,31 @@ impl Named {
         }
     }
 
-    /// What detection without a model needs: the lists are known all the same.
+    /// What detection without a model needs: the words are known all the same.
     pub fn model_free(&self, tokenizer: Sha256Digest) -> Result<ModelFree, ProfileError> {
         match self {
-            Self::BuiltIn(name, recipe) if recipe.threshold.is_some() => {
-                let ungated = Self::BuiltIn(name.clone(), Recipe { threshold: None, ..*recipe });
-                let family = ungated.bind(tokenizer, None)?.family();
-                Ok(ModelFree { family, label: format!("{name} (its id depends on the model)"), model: None })
+            Self::BuiltIn(name, recipe) if recipe.threshold().is_some() => {
+                let profile = recipe
+                    .clone()
+                    .bind_unread(tokenizer, None)
+                    .map_err(|source| ProfileError::Bind { profile: name.clone(), source })?;
+                Ok(ModelFree { profile, label: format!("{name} (its id depends on the model)") })
             }
             _ => {
                 let profile = self.bind(tokenizer, None)?;
-                Ok(ModelFree {
-                    family: profile.family(),
-                    label: profile.id().to_string(),
-                    model: profile.model(),
-                })
+                Ok(ModelFree { label: profile.id().to_string(), profile })
             }
         }
     }
 }
 
-/// A profile's lists, and how results name it, where no model is known.
+/// A profile, and how results name it, where no model is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelFree {
-    /// The lists' family: neither τ nor the model enters it.
-    pub family: ListFamily,
+    /// The profile. A built-in one with a threshold lacks its model, which decides no word.
+    pub profile: Profile,
     /// The profile's id; the recipe's name where the id depends on a model.
     pub label: String,
-    /// The model that the profile names, if it names one.
-    pub model: Option<Sha256Digest>,
 }
 
 /// Reads a profile's file.
@@ -210,150 +176,75 @@ fn read(path: &Path, bytes: &[u8]) -> Result<Profile, ProfileError> {
     parse(text).map_err(|source| ProfileError::File { path: path.into(), source })
 }
 
-/// The profile's JSON, field for field as in its canonical form.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Wire {
-    algorithm: String,
-    background_sha256: Option<String>,
-    bias_site: String,
-    context_width: u8,
-    delta: f64,
-    entropy_threshold: Option<f64>,
-    function_version: u32,
-    gamma: f64,
-    model_sha256: Option<String>,
-    seeding: String,
-    tokenizer_sha256: String,
+/// A profile's JSON object, each member once.
+struct Object(BTreeMap<String, Member>);
+
+impl<'de> Deserialize<'de> for Object {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members;
+        impl<'de> Visitor<'de> for Members {
+            type Value = Object;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a profile: an object of numbers, texts and null")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Object, A::Error> {
+                let mut members = BTreeMap::new();
+                while let Some((name, OneMember(member))) = map.next_entry::<String, OneMember>()? {
+                    if members.insert(name.clone(), member).is_some() {
+                        let shown: String = name.chars().take(64).collect();
+                        return Err(A::Error::custom(format_args!("member {shown:?} is given twice")));
+                    }
+                }
+                Ok(Object(members))
+            }
+        }
+        deserializer.deserialize_map(Members)
+    }
+}
+
+/// One value of it.
+struct OneMember(Member);
+
+impl<'de> Deserialize<'de> for OneMember {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Value;
+        impl Visitor<'_> for Value {
+            type Value = OneMember;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a number, a text or null")
+            }
+
+            fn visit_unit<E>(self) -> Result<OneMember, E> {
+                Ok(OneMember(Member::Null))
+            }
+
+            fn visit_f64<E>(self, number: f64) -> Result<OneMember, E> {
+                Ok(OneMember(Member::Number(number)))
+            }
+
+            fn visit_u64<E: Error>(self, number: u64) -> Result<OneMember, E> {
+                let small = u32::try_from(number).map_err(|_| E::custom("a whole number beyond 32 bits"))?;
+                self.visit_f64(f64::from(small))
+            }
+
+            fn visit_i64<E: Error>(self, number: i64) -> Result<OneMember, E> {
+                let small = i32::try_from(number).map_err(|_| E::custom("a whole number beyond 32 bits"))?;
+                self.visit_f64(f64::from(small))
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<OneMember, E> {
+                Ok(OneMember(Member::Text(text.to_owned())))
+            }
+        }
+        deserializer.deserialize_any(Value)
+    }
 }
 
 /// Reads a profile's JSON.
 pub fn parse(text: &str) -> Result<Profile, FormError> {
-    let wire: Wire = serde_json::from_str(text).map_err(|error| FormError::Json(error.to_string()))?;
-    let version = wire.function_version.to_string();
-    for (field, found, known) in [
-        ("algorithm", &wire.algorithm, "green-list"),
-        ("bias_site", &wire.bias_site, "raw-logits"),
-        ("function_version", &version, "1"),
-    ] {
-        if found != known {
-            let found = found.chars().take(64).collect();
-            return Err(FormError::Unsupported { field, found, known });
-        }
-    }
-    let seeding = Seeding::named(&wire.seeding).ok_or_else(|| {
-        let found = wire.seeding.chars().take(64).collect();
-        FormError::Unsupported { field: "seeding", found, known: "left or min" }
-    })?;
-    let recipe =
-        Recipe::new(wire.gamma, wire.delta, wire.context_width, wire.entropy_threshold)?.seeded(seeding);
-    let digest =
-        |field, text: &str| text.parse::<Sha256Digest>().map_err(|error| FormError::Digest(field, error));
-    let tokenizer = digest("tokenizer_sha256", &wire.tokenizer_sha256)?;
-    let model = wire.model_sha256.as_deref().map(|text| digest("model_sha256", text)).transpose()?;
-    if model.is_some() && recipe.threshold.is_none() {
-        return Err(FormError::ModelWithoutThreshold);
-    }
-    let background =
-        wire.background_sha256.as_deref().map(|text| digest("background_sha256", text)).transpose()?;
-    Ok(recipe.bind(tokenizer, model)?.with_background(background))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use dandyroll_scheme::Seeding;
-    use proptest::prelude::*;
-
-    const TOKENIZER: Sha256Digest = Sha256Digest([1; 32]);
-    const MODEL: Sha256Digest = Sha256Digest([2; 32]);
-
-    fn file(text: &str) -> (tempfile::TempDir, String) {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("p.json");
-        std::fs::write(&path, text).unwrap();
-        let name = path.to_str().unwrap().to_owned();
-        (folder, name)
-    }
-
-    #[test]
-    fn a_written_profile_reads_back_and_is_checked_against_what_is_in_use() {
-        let code = Recipe::code_v1().bind(TOKENIZER, Some(MODEL)).unwrap();
-        let (_folder, name) = file(&code.canonical_json());
-        let named = Named::find(&name).unwrap();
-        assert_eq!(named.threshold(), code.threshold());
-        assert_eq!(named.bind(TOKENIZER, Some(MODEL)).unwrap(), code);
-        assert_eq!(named.bind(TOKENIZER, None).unwrap().id(), code.id());
-        assert!(named.bind(MODEL, Some(MODEL)).unwrap_err().to_string().contains("another tokenizer"));
-        assert!(named.bind(TOKENIZER, Some(TOKENIZER)).unwrap_err().to_string().contains("another model"));
-    }
-
-    #[test]
-    fn every_built_in_reads_back_under_both_seedings() {
-        for name in BUILT_IN {
-            let recipe = Recipe::built_in(name).unwrap();
-            for seeding in [Seeding::Left, Seeding::Min] {
-                let profile = recipe.seeded(seeding).bind(TOKENIZER, Some(MODEL)).unwrap();
-                assert_eq!(parse(&profile.canonical_json()).unwrap(), profile);
-            }
-        }
-    }
-
-    #[test]
-    fn each_fault_has_a_message_of_its_own() {
-        let good = Recipe::code_v1().bind(TOKENIZER, Some(MODEL)).unwrap().canonical_json();
-        let cases = [
-            (good.replace("green-list", "red-list"), "algorithm is \"red-list\""),
-            (good.replace("\"function_version\":1", "\"function_version\":2"), "function_version is \"2\""),
-            (
-                good.replace("\"left\"", "\"max\""),
-                "seeding is \"max\"; this version knows only \"left or min\"",
-            ),
-            (
-                good.replace("\"left\"", "\"min\"").replace("\"context_width\":1", "\"context_width\":0"),
-                "a context width of 1 or more",
-            ),
-            (good.replace("raw-logits", "after-top-p"), "bias_site is"),
-            (good.replace("\"gamma\":0.25", "\"gamma\":1.25"), "gamma = 1.25 is out of range"),
-            (good.replace("\"delta\":3", "\"delta\":-3"), "delta = -3"),
-            (good.replace("\"context_width\":1", "\"context_width\":9"), "context width = 9"),
-            (good.replace("\"context_width\":1", "\"context_width\":999"), "line 1 column"),
-            (good.replace("\"entropy_threshold\":0.9", "\"entropy_threshold\":null"), "no entropy_threshold"),
-            (good.replace(&TOKENIZER.to_string(), "abc"), "tokenizer_sha256: \"abc\" is not a SHA-256"),
-            (good.replace(&format!("\"{MODEL}\""), "null"), "give the model's SHA-256"),
-            (good.replace("\"gamma\"", "\"gama\""), "gama"),
-            (good[..40].to_owned(), "EOF"),
-        ];
-        for (text, expected) in cases {
-            let (_folder, name) = file(&text);
-            let message = Named::find(&name).unwrap_err().to_string();
-            assert!(message.contains(expected) && message.contains(&name), "{expected:?} not in {message:?}");
-        }
-        let message = Named::find("prose-v2").unwrap_err().to_string();
-        assert!(message.contains("prose-v1, code-v1"), "{message}");
-    }
-
-    proptest! {
-        #[test]
-        fn any_text_is_refused_or_read_without_a_panic(text in ".{0,300}") {
-            prop_assert!(read(Path::new("p"), text.as_bytes()).is_err());
-        }
-
-        #[test]
-        fn every_profile_reads_back(
-            gamma in 1e-6..0.999_999,
-            delta in 1e-6..100.0,
-            width in 0_u8..=8,
-            min in any::<bool>(),
-            tau in proptest::option::of(1e-6..100.0),
-            background in proptest::option::of(Just(MODEL)),
-        ) {
-            let seeding = if min && width > 0 { Seeding::Min } else { Seeding::Left };
-            let recipe = Recipe::new(gamma, delta, width, tau).unwrap().seeded(seeding);
-            let profile = recipe.bind(TOKENIZER, Some(MODEL)).unwrap();
-            let profile = profile.with_background(background);
-            let read = read(Path::new("p"), profile.canonical_json().as_bytes()).unwrap();
-            prop_assert_eq!(read.id(), profile.id());
-        }
-    }
+    let Object(members) = serde_json::from_str(text).map_err(|error| FormError::Json(error.to_string()))?;
+    Ok(Profile::read(members)?)
 }

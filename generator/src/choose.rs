@@ -1,7 +1,7 @@
-//! From (marked) logits to a token: penalty, temperature, top-k, top-p, draw.
+//! From (marked) logits to a token: penalty, temperature, top-k, top-p, then a mark's choice or a draw.
 
-use dandyroll_scheme::TokenId;
 use dandyroll_scheme::softmax::maximum;
+use dandyroll_scheme::{Candidates, History, Mark, Step, TokenId};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 
@@ -22,16 +22,19 @@ const BLOCK: usize = 1024;
 /// 3. top-k keeps the tokens whose x is at least the k-th largest (all of equals, as `transformers` does);
 /// 4. top-p keeps the fewest of those, heaviest first and on equal weight lowest number first, whose
 ///    weights make up at least p of their sum; at least one;
-/// 5. of the tokens that are left, in ascending order of number, the first whose running sum exceeds u
-///    times the total is taken, where u is the next uniform of the seed.
+/// 5. a mark that acts here may take one of the tokens that are left; else, in ascending order of number, the first
+///    whose running sum exceeds u times the total is taken, where u is the uniform of this position.
 ///
-/// u is ⌊word / 2¹¹⌋·2⁻⁵³ for the next 64-bit word (low half first) of the ChaCha8 keystream whose key is
-/// the seed, little-endian, and `"dandyroll sampling v1\0\0\0"`; one word a step, none when greedy. All of
-/// it is IEEE arithmetic in a fixed order: equal logits and seed give equal tokens on every machine.
+/// u is ⌊word / 2¹¹⌋·2⁻⁵³ for 64-bit word number i (low half first) of the ChaCha8 keystream whose key is the seed,
+/// little-endian, and `"dandyroll sampling v1\0\0\0"`, where i tokens were chosen before: a word belongs to a position,
+/// used or not, so that a step which a mark decides, or which was taken back, moves no other. All of it is IEEE
+/// arithmetic in a fixed order: equal logits and seed give equal tokens on every machine.
 #[derive(Debug)]
 pub(crate) struct Chooser {
     sampling: Sampling,
     random: ChaCha8Rng,
+    /// Tokens chosen.
+    position: u64,
     /// Distinct tokens so far, for the penalty; empty without one.
     seen: Vec<TokenId>,
     seen_bits: Vec<u64>,
@@ -55,8 +58,15 @@ impl Chooser {
         key[8..].copy_from_slice(SAMPLER);
         let random = ChaCha8Rng::from_seed(key);
         let (seen, seen_bits) = (Vec::new(), Vec::new());
-        let mut chooser =
-            Self { sampling, random, seen, seen_bits, weights: Vec::new(), nucleus: Nucleus::default() };
+        let mut chooser = Self {
+            sampling,
+            random,
+            position: 0,
+            seen,
+            seen_bits,
+            weights: Vec::new(),
+            nucleus: Nucleus::default(),
+        };
         prompt.iter().for_each(|token| chooser.saw(*token));
         chooser
     }
@@ -76,19 +86,57 @@ impl Chooser {
         }
     }
 
-    /// Chooses a token and remembers it. `logits` are used up. `None` if no logit is finite, or one is NaN
-    /// or +∞.
-    pub(crate) fn choose(&mut self, logits: &mut [f32]) -> Option<TokenId> {
+    /// Chooses a token and remembers it. `logits` are used up. A mark that acts on the final distribution is asked here,
+    /// and what it did is returned, too. `None` if no logit is finite, or one is NaN or +∞.
+    pub(crate) fn choose(
+        &mut self,
+        logits: &mut [f32],
+        mark: Option<(&Mark, &History)>,
+    ) -> Option<(TokenId, Option<Step>)> {
         self.penalise(logits);
         let max = maximum(logits)?;
-        let token = if self.sampling.temperature.is_greedy() {
-            logits.iter().position(|x| *x >= max)?
+        let mark = mark.filter(|(mark, _)| !mark.is_raw());
+        let (token, step) = if self.sampling.temperature.is_greedy() {
+            (logits.iter().position(|x| *x >= max)?, mark.map(|_| Step::Greedy))
         } else {
-            self.draw(logits, max)?
+            self.distribution(logits, max);
+            let uniform = self.uniform();
+            let candidates = self.candidates();
+            let chosen = mark.and_then(|(mark, history)| mark.choose(history, &candidates));
+            let (place, step) = chosen.map_or((None, None), |(place, step)| (place, Some(step)));
+            let place = place.or_else(|| pick(candidates.weights, uniform))?;
+            let token = match candidates.ids {
+                None => place,
+                Some(ids) => ids.get(place).and_then(|id| usize::try_from(*id).ok())?,
+            };
+            (token, step)
         };
         let token = TokenId(u32::try_from(token).ok()?);
         self.saw(token);
-        Some(token)
+        self.position += 1;
+        Some((token, step))
+    }
+
+    /// What penalty, temperature, top-k and top-p leave, from the last call of [`Chooser::distribution`].
+    fn candidates(&self) -> Candidates<'_> {
+        match self.cut() {
+            None => Candidates { ids: None, weights: &self.weights },
+            Some(_) => Candidates { ids: Some(&self.nucleus.ids), weights: &self.nucleus.weights },
+        }
+    }
+
+    /// The uniform of this position.
+    fn uniform(&mut self) -> f64 {
+        let word = u128::from(self.position) * 2;
+        if self.random.get_word_pos() != word {
+            self.random.set_word_pos(word);
+        }
+        uniform(&mut self.random)
+    }
+
+    /// Top-p, where it cuts anything.
+    fn cut(&self) -> Option<f64> {
+        self.sampling.top_p.map(|p| p.get()).filter(|p| *p < 1.0)
     }
 
     fn penalise(&self, logits: &mut [f32]) {
@@ -101,22 +149,18 @@ impl Chooser {
         }
     }
 
-    fn draw(&mut self, logits: &mut [f32], max: f32) -> Option<usize> {
-        let Self { sampling, random, weights: all, nucleus, .. } = self;
+    /// Temperature, top-k and top-p.
+    fn distribution(&mut self, logits: &mut [f32], max: f32) {
+        let cut = self.cut();
+        let Self { sampling, weights: all, nucleus, .. } = self;
         if let Some(k) = sampling.top_k
             && let Some(least) = nth_largest(logits, k.count(), all)
         {
             logits.iter_mut().for_each(|x| *x = if *x < least { f32::NEG_INFINITY } else { *x });
         }
         weights(logits, max, nearest(1.0 / sampling.temperature.get()), all);
-        let uniform = uniform(random);
-        match sampling.top_p.filter(|p| p.get() < 1.0) {
-            None => pick(all, uniform),
-            Some(p) => {
-                nucleus.select(all, p.get());
-                let place = pick(&nucleus.weights, uniform)?;
-                nucleus.ids.get(place).and_then(|id| usize::try_from(*id).ok())
-            }
+        if let Some(p) = cut {
+            nucleus.select(all, p);
         }
     }
 }
@@ -244,182 +288,4 @@ fn mass(weights: &[f32], least: f32) -> f64 {
         lanes.iter().chain(rest).copied().map(f64::from).sum::<f64>()
     };
     weights.chunks(BLOCK).map(sum).sum()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    /// The chain as its definition reads: sorts everything, in f64 where it may. Gives the probabilities.
-    fn plain(logits: &[f32], prompt: &[TokenId], sampling: &Sampling) -> Vec<f64> {
-        let mut x: Vec<f64> = logits.iter().copied().map(f64::from).collect();
-        let mut distinct = prompt.to_vec();
-        distinct.sort_unstable();
-        distinct.dedup();
-        if let Some(r) = sampling.repetition_penalty {
-            let r = f64::from(nearest(r.get()));
-            for token in distinct {
-                let x = &mut x[index(token)];
-                *x = f64::from(nearest(if *x > 0.0 { *x / r } else { *x * r }));
-            }
-        }
-        if let Some(k) = sampling.top_k {
-            let mut sorted = x.clone();
-            sorted.sort_by(|a, b| b.total_cmp(a));
-            let least = sorted[k.count().min(sorted.len()) - 1];
-            x.iter_mut().for_each(|x| *x = if *x < least { f64::NEG_INFINITY } else { *x });
-        }
-        let max = x.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let softmax = |x: &[f64]| {
-            let w: Vec<f64> = x.iter().map(|x| ((x - max) / sampling.temperature.get()).exp()).collect();
-            let sum: f64 = w.iter().sum();
-            w.iter().map(|w| w / sum).collect::<Vec<_>>()
-        };
-        let mut p = softmax(&x);
-        if let Some(top) = sampling.top_p {
-            let mut order: Vec<usize> = (0..p.len()).collect();
-            order.sort_by(|a, b| p[*b].total_cmp(&p[*a]).then(a.cmp(b)));
-            let mut before = 0.0;
-            for i in order {
-                if before >= top.get() {
-                    x[i] = f64::NEG_INFINITY;
-                }
-                before += p[i];
-            }
-            p = softmax(&x);
-        }
-        p
-    }
-
-    /// The probabilities that `Chooser` draws from, read off its own weights.
-    fn drawn_from(logits: &[f32], prompt: &[TokenId], sampling: &Sampling) -> Vec<f64> {
-        let mut chooser = Chooser::new(*sampling, prompt);
-        let mut logits = logits.to_vec();
-        chooser.choose(&mut logits).unwrap();
-        let mut p = vec![0.0; logits.len()];
-        if sampling.top_p.is_some_and(|p| p.get() < 1.0) {
-            let Nucleus { weights, ids } = &chooser.nucleus;
-            ids.iter().zip(weights).for_each(|(id, w)| p[usize::try_from(*id).unwrap()] = f64::from(*w));
-        } else {
-            p.iter_mut().zip(&chooser.weights).for_each(|(p, w)| *p = f64::from(*w));
-        }
-        let sum: f64 = p.iter().sum();
-        p.iter().map(|p| p / sum).collect()
-    }
-
-    proptest! {
-        #[test]
-        fn equals_the_plain_chain(
-            logits in proptest::collection::vec(-12.0_f32..12.0, 2..700),
-            temperature in 0.2..3.0,
-            top_k in proptest::option::of(1_u32..400),
-            top_p in proptest::option::of(0.01..0.99),
-            penalty in proptest::option::of(0.5..3.0),
-            prompt in proptest::collection::vec(0_u32..700, 0..30),
-            seed in any::<u64>(),
-        ) {
-            let sampling = Sampling::new(temperature, top_k, top_p, penalty, seed).unwrap();
-            let size = u32::try_from(logits.len()).unwrap();
-            let prompt: Vec<_> = prompt.into_iter().map(|t| TokenId(t % size)).collect();
-            let (fast, plain) = (drawn_from(&logits, &prompt, &sampling), plain(&logits, &prompt, &sampling));
-            for (fast, plain) in fast.iter().zip(&plain) {
-                prop_assert!((fast - plain).abs() < 1e-5, "{} {}", fast, plain);
-                // Beyond rounding at the nucleus' edge the same tokens are possible.
-                prop_assert!((*fast > 0.0) == (*plain > 1e-30) || *fast < 1e-5);
-            }
-        }
-
-        #[test]
-        fn nth_largest_is_the_sorted_one(
-            values in proptest::collection::vec(prop_oneof![-9.0_f32..9.0, Just(1.0), Just(f32::NEG_INFINITY)], 2..900),
-            n in 1_usize..900,
-        ) {
-            let mut sorted = values.clone();
-            sorted.sort_by(|a, b| b.total_cmp(a));
-            let expected = (n < values.len()).then(|| sorted[n - 1]);
-            prop_assert_eq!(nth_largest(&values, n, &mut Vec::new()), expected);
-        }
-    }
-
-    #[test]
-    fn greedy_takes_the_lowest_of_equals() {
-        let mut chooser = Chooser::new(Sampling::greedy(), &[]);
-        assert_eq!(chooser.choose(&mut [0.0, 7.0, 3.0, 7.0]), Some(TokenId(1)));
-        assert_eq!(chooser.choose(&mut [f32::NEG_INFINITY; 4]), None);
-        assert_eq!(chooser.choose(&mut [0.0, f32::NAN]), None);
-        assert_eq!(chooser.choose(&mut []), None);
-    }
-
-    #[test]
-    fn masked_tokens_are_never_drawn() {
-        let mut chooser = Chooser::new(Sampling::new(100.0, Some(3), Some(0.99), None, 3).unwrap(), &[]);
-        for _ in 0..500 {
-            let mut logits = [f32::NEG_INFINITY, 1.0, f32::NEG_INFINITY, 0.0, f32::NEG_INFINITY];
-            assert!(matches!(chooser.choose(&mut logits), Some(TokenId(1 | 3))));
-        }
-    }
-
-    #[test]
-    fn of_equals_at_the_edge_of_top_p_the_lowest_stay() {
-        let kept = |p, weights: &[f32]| {
-            let mut nucleus = Nucleus::default();
-            nucleus.select(weights, p);
-            nucleus.ids
-        };
-        assert_eq!(kept(0.5, &[1.0; 8]), [0, 1, 2, 3]);
-        assert_eq!(kept(0.51, &[1.0; 8]), [0, 1, 2, 3, 4]);
-        assert_eq!(kept(0.01, &[0.25, 1.0, 1.0, 0.0]), [1]);
-        assert_eq!(kept(0.9, &[0.25, 1.0, 0.0, 0.25]), [0, 1, 3]);
-        assert_eq!(kept(0.8, &[0.25, 1.0, 0.0, 0.25]), [0, 1]);
-        assert_eq!(kept(1e-300, &[0.5, 1.0]), [1]);
-        assert_eq!(kept(0.999_999_999_999, &[1e-30, 1.0]), [1]);
-    }
-
-    #[test]
-    fn equals_at_the_edge_of_top_k_all_stay() {
-        let p = drawn_from(&[2.0, 1.0, 1.0, 0.0], &[], &Sampling::new(1.0, Some(2), None, None, 0).unwrap());
-        assert!(p[1] > 0.0 && p[2] > 0.0 && p[3].to_bits() == 0);
-    }
-
-    /// The first uniforms of seed 1, computed once with a ChaCha8 of its own in Python.
-    #[test]
-    fn the_uniforms_are_portable() {
-        let mut chooser = Chooser::new(Sampling::plain(1), &[]);
-        let found: Vec<f64> = (0..3).map(|_| uniform(&mut chooser.random)).collect();
-        assert_eq!(found, GOLDEN_UNIFORMS);
-    }
-
-    const GOLDEN_UNIFORMS: [f64; 3] = [0.4381737388376947, 0.7287306039731742, 0.9368097896287969];
-
-    /// Null: tokens are drawn from the plain chain's probabilities. n = 200 000 draws, seed 20 261 123;
-    /// Pearson's χ² over 40 tokens without and 12 or so with filters, bound: the 1 − 10⁻⁶ quantile by
-    /// Wilson and Hilferty's approximation. One fixed seed: it passes or fails for ever.
-    #[test]
-    fn draws_follow_the_distribution() {
-        let logits: Vec<f32> = (0..40_i16).map(|i| f32::from(i * 7 % 40) / 12.0).collect();
-        for (top_k, top_p) in [(None, None), (Some(15), None), (None, Some(0.7)), (Some(20), Some(0.8))] {
-            let sampling = Sampling::new(0.9, top_k, top_p, None, 20_261_123).unwrap();
-            let expected = plain(&logits, &[], &sampling);
-            let mut chooser = Chooser::new(sampling, &[]);
-            let mut counts = [0_u32; 40];
-            const N: u32 = 200_000;
-            for _ in 0..N {
-                counts[index(chooser.choose(&mut logits.clone()).unwrap())] += 1;
-            }
-            let (mut chi, mut cells) = (0.0, 0_u32);
-            for (count, p) in counts.iter().zip(&expected) {
-                if *p > 0.0 {
-                    let mean = f64::from(N) * p;
-                    chi += (f64::from(*count) - mean).powi(2) / mean;
-                    cells += 1;
-                } else {
-                    assert_eq!(*count, 0);
-                }
-            }
-            let df = f64::from(cells - 1);
-            let bound = df * (1.0 - 2.0 / (9.0 * df) + 4.753_424 * (2.0 / (9.0 * df)).sqrt()).powi(3);
-            assert!(chi < bound, "top-k {top_k:?}, top-p {top_p:?}: {chi} against {bound}");
-        }
-    }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use dandyroll_scheme::{Marker, Nats, Step, TokenId};
+use dandyroll_scheme::{History, Mark, Nats, Step, TokenId};
 use dandyroll_vocab::{Likely, StreamDecoder, VocabError};
 
 use crate::choose::Chooser;
@@ -21,9 +21,10 @@ pub struct Request {
     /// Strings before which the text ends. Looked for in the generated text, not in the prompt.
     pub stop: Vec<String>,
     /// Marks the text; `None` leaves it unmarked.
-    pub marker: Option<Arc<Marker>>,
-    /// Leaves likely green tokens without δ where the tokenizer would not have made them after the token before:
-    /// they would be read as others, and their mark be lost.
+    pub mark: Option<Arc<Mark>>,
+    /// Takes a raised logit back from likely tokens that the tokenizer would not have made after the token before: they
+    /// would be read as others, and their mark be lost. A mark that chooses from the final distribution is left alone:
+    /// there, favouring some tokens would change the distribution.
     pub only_usual: bool,
 }
 
@@ -31,7 +32,7 @@ impl Request {
     /// An unmarked request without stop strings. [`Request::only_usual`] is set: what it saves is in
     /// `docs/evidence.md`.
     pub fn new(prompt: Vec<TokenId>, sampling: Sampling, max_new_tokens: usize) -> Self {
-        Self { prompt, sampling, max_new_tokens, stop: Vec::new(), marker: None, only_usual: true }
+        Self { prompt, sampling, max_new_tokens, stop: Vec::new(), mark: None, only_usual: true }
     }
 }
 
@@ -113,15 +114,37 @@ pub struct StepRecord {
     pub marked: Option<Step>,
 }
 
-/// How many tokens the mark met.
+/// How many tokens the mark met, by what it did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Tokens generated, the one that ended the text included.
     pub generated: usize,
     /// Those of them with `h` generated tokens before them, which a detector may score.
     pub eligible: usize,
-    /// Those of them at whose step logits were biased: eligible, and with an entropy above τ.
-    pub biased: usize,
+    /// Those of them in whose choice the mark took part.
+    pub marked: usize,
+    /// Those whose entropy was not above τ.
+    pub low_entropy: usize,
+    /// Those after a context that had decided a token before.
+    pub repeated_contexts: usize,
+    /// Those that were the only ones left, or the likeliest where the sampler takes that.
+    pub certain: usize,
+}
+
+impl Counts {
+    /// Counts a token; `step` is `None` in an unmarked text.
+    pub fn add(&mut self, step: Option<Step>) {
+        self.generated += 1;
+        let Some(step) = step else { return };
+        self.eligible += usize::from(step.is_eligible());
+        match step {
+            Step::Marked => self.marked += 1,
+            Step::LowEntropy => self.low_entropy += 1,
+            Step::RepeatedContext => self.repeated_contexts += 1,
+            Step::Certain | Step::Greedy => self.certain += 1,
+            Step::ShortContext => {}
+        }
+    }
 }
 
 /// A finished text.
@@ -160,7 +183,7 @@ pub struct Progress {
 pub struct Decoder {
     prompt: Vec<TokenId>,
     lexicon: Lexicon,
-    marker: Option<Arc<Marker>>,
+    mark: Option<Arc<Mark>>,
     only_usual: bool,
     chooser: Chooser,
     /// Tokens that may be generated, by the request and by the context.
@@ -170,7 +193,7 @@ pub struct Decoder {
     scanner: StopScanner,
     scratch: Vec<f32>,
     likely: Likely,
-    sampled: Vec<TokenId>,
+    history: History,
     generation: Generation,
     finished: bool,
 }
@@ -178,7 +201,7 @@ pub struct Decoder {
 impl Decoder {
     /// Checks a request against what the source can do.
     pub fn new(request: Request, lexicon: &Lexicon, limits: Limits) -> Result<Self, RequestError> {
-        let Request { mut prompt, sampling, max_new_tokens, stop, marker, only_usual } = request;
+        let Request { mut prompt, sampling, max_new_tokens, stop, mark, only_usual } = request;
         if prompt.is_empty() {
             prompt.push(lexicon.bos().ok_or(RequestError::EmptyPrompt)?);
         }
@@ -204,7 +227,7 @@ impl Decoder {
             chooser: Chooser::new(sampling, &prompt),
             prompt,
             lexicon: lexicon.clone(),
-            marker,
+            mark,
             only_usual,
             room: max_new_tokens.min(left),
             full,
@@ -212,7 +235,7 @@ impl Decoder {
             scanner: StopScanner::new(stop),
             scratch: Vec::new(),
             likely: Likely::default(),
-            sampled: Vec::new(),
+            history: History::new(),
             generation,
             finished: max_new_tokens == 0,
         })
@@ -225,12 +248,12 @@ impl Decoder {
 
     /// The token generated last, which the source is stepped by.
     pub fn last(&self) -> Option<TokenId> {
-        self.sampled.last().copied()
+        self.history.tokens().last().copied()
     }
 
     /// Tokens generated so far.
     pub fn generated(&self) -> usize {
-        self.sampled.len()
+        self.history.tokens().len()
     }
 
     /// Whether the text has ended, so that no more logits are wanted.
@@ -246,21 +269,19 @@ impl Decoder {
         let prediction = Prediction::of(logits)?;
         self.scratch.clear();
         self.scratch.extend_from_slice(logits);
-        let marker = self.marker.as_deref();
-        let marked =
-            marker.map(|marker| marker.apply(&self.sampled, prediction.entropy(), &mut self.scratch));
+        let mark = self.mark.as_deref();
+        let raw = mark.and_then(|mark| mark.raw(&self.history, prediction.entropy(), &mut self.scratch));
         self.lexicon.mask(&mut self.scratch);
-        if let (Some(Step::Biased), true, Some(last)) = (marked, self.only_usual, self.sampled.last()) {
+        if let (Some(Step::Marked), true, Some(last)) = (raw, self.only_usual, self.history.tokens().last()) {
             self.lexicon.unbias(*last, logits, &mut self.scratch, &mut self.likely);
         }
-        let token = self.chooser.choose(&mut self.scratch).ok_or(NoDistribution)?;
+        let chosen = self.chooser.choose(&mut self.scratch, mark.map(|mark| (mark, &self.history)));
+        let (token, chosen) = chosen.ok_or(NoDistribution)?;
+        let marked = raw.or(chosen);
         let logprob = prediction.logprob(logits, token).ok_or(NoDistribution)?;
         let step = StepRecord { token, entropy: prediction.entropy(), logprob, marked };
-        self.sampled.push(token);
-        let counts = &mut self.generation.counts;
-        counts.generated += 1;
-        counts.eligible += usize::from(matches!(marked, Some(Step::Biased | Step::LowEntropy)));
-        counts.biased += usize::from(marked == Some(Step::Biased));
+        self.history.add(token, mark);
+        self.generation.counts.add(marked);
         self.generation.steps.push(step);
 
         let mut finish = None;
@@ -273,7 +294,7 @@ impl Decoder {
             if !vocabulary.special(token) {
                 text = self.scanner.push(&self.spelling.push(vocabulary, token)?);
             }
-            if self.sampled.len() >= self.room {
+            if self.history.tokens().len() >= self.room {
                 finish = Some(self.full);
             }
         }

@@ -1,7 +1,7 @@
 //! Decoding: a loop over any source of logits, the mark, the sampler, and models in ONNX Runtime.
 //!
-//! The chain of a step, in this order: raw logits → entropy → mark → repetition penalty → temperature →
-//! top-k → top-p → draw. [`generate`] runs it for one text; [`Decoder`] is the same without the model, for
+//! The chain of a step, in this order: raw logits → entropy → mark on raw logits → repetition penalty →
+//! temperature → top-k → top-p → mark on the final distribution, or draw. [`generate`] runs it for one text; [`Decoder`] is the same without the model, for
 //! owners of many sequences. [`score`] reads a given text with the same arithmetic. [`onnx`] loads models,
 //! [`chat`] makes prompts of conversations.
 

@@ -128,6 +128,12 @@ impl Sampling {
         Self { repetition_penalty: None, temperature: Temperature(0.0), top_k: None, top_p: None, seed: 0 }
     }
 
+    /// Whether the likeliest token is always taken (of equals at top-k 1 one is drawn), so that a mark which chooses
+    /// among several has nothing to choose from.
+    pub fn takes_likeliest(&self) -> bool {
+        self.temperature.is_greedy() || self.top_k.is_some_and(|k| k.get() == 1)
+    }
+
     /// Draws from the softmax at temperature 1, unfiltered.
     pub fn plain(seed: u64) -> Self {
         Self { temperature: Temperature(1.0), seed, ..Self::greedy() }

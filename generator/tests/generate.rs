@@ -10,7 +10,8 @@ use dandyroll_generator::{
     Decoder, Finish, GenerateError, Generation, Lexicon, LogitSource, Prediction, Request, RequestError,
     Sampling, generate, score,
 };
-use dandyroll_scheme::{Marker, MasterKey, Profile, Recipe, Sha256Digest, Step, TokenId};
+use dandyroll_scheme::schemes::green_list;
+use dandyroll_scheme::{Mark, MasterKey, Profile, Recipe, Sha256Digest, Step, TokenId};
 use dandyroll_vocab::Vocabulary;
 
 fn folder() -> PathBuf {
@@ -34,8 +35,8 @@ fn profile(recipe: Recipe) -> Profile {
     recipe.bind(Sha256Digest([1; 32]), Some(Sha256Digest([2; 32]))).unwrap()
 }
 
-fn marker(recipe: Recipe) -> Arc<Marker> {
-    Arc::new(Marker::new(&MasterKey::take(&mut [7; 32]), &profile(recipe)))
+fn mark(recipe: Recipe) -> Arc<Mark> {
+    Arc::new(Mark::new(&MasterKey::take(&mut [7; 32]), &profile(recipe), None).unwrap())
 }
 
 fn run(model: &mut OnnxModel, lexicon: &Lexicon, request: Request) -> Generation {
@@ -68,20 +69,19 @@ fn the_same_seed_gives_the_same_tokens() {
 fn marked_text_is_green_and_its_records_say_so() {
     let (mut model, lexicon) = open();
     let lexicon = endless(&lexicon);
-    let recipe = Recipe::prose_v1();
-    let marker = marker(recipe);
-    let request =
-        |seed, marker| Request { marker, ..Request::new(prompt(&lexicon), Sampling::plain(seed), 100) };
+    let mark = mark(green_list::prose_v1());
+    let request = |seed, mark| Request { mark, ..Request::new(prompt(&lexicon), Sampling::plain(seed), 100) };
     let (mut greens, mut scored) = (0_u32, 0_u32);
     for seed in 0..3 {
-        let marked = run(&mut model, &lexicon, request(seed, Some(marker.clone())));
+        let marked = run(&mut model, &lexicon, request(seed, Some(mark.clone())));
         assert_eq!(marked.counts.generated, 100);
-        assert_eq!((marked.counts.eligible, marked.counts.biased), (98, 98));
+        assert_eq!((marked.counts.eligible, marked.counts.marked), (98, 98));
         for (i, step) in marked.steps.iter().enumerate() {
-            assert_eq!(step.marked, Some(if i < 2 { Step::ShortContext } else { Step::Biased }));
+            assert_eq!(step.marked, Some(if i < 2 { Step::ShortContext } else { Step::Marked }));
             if i >= 2 {
                 let context = &marked.tokens[i - 2..i];
-                greens += u32::from(marker.lists().green(context, step.token, recipe.gamma).unwrap());
+                let word = mark.words().word(context, step.token).unwrap();
+                greens += u32::from(mark.scheme().favours(word));
                 scored += 1;
             }
         }
@@ -92,7 +92,7 @@ fn marked_text_is_green_and_its_records_say_so() {
 
     let plain = run(&mut model, &lexicon, request(0, None));
     assert!(plain.steps.iter().all(|step| step.marked.is_none()));
-    assert_eq!((plain.counts.eligible, plain.counts.biased), (0, 0));
+    assert_eq!((plain.counts.eligible, plain.counts.marked), (0, 0));
 }
 
 #[test]
@@ -103,16 +103,17 @@ fn the_threshold_compares_the_entropy_that_is_recorded() {
     let mut entropies: Vec<f64> = plain.steps.iter().map(|step| step.entropy.get()).collect();
     entropies.sort_by(f64::total_cmp);
     let median = entropies[50];
-    let recipe = Recipe::new(0.25, 3.0, 1, Some(median)).unwrap();
+    let recipe = green_list::recipe(0.25, 3.0, 1, Some(median)).unwrap();
     let request =
-        Request { marker: Some(marker(recipe)), ..Request::new(prompt(&lexicon), Sampling::plain(5), 100) };
+        Request { mark: Some(mark(recipe)), ..Request::new(prompt(&lexicon), Sampling::plain(5), 100) };
     let marked = run(&mut model, &lexicon, request);
     for step in &marked.steps[1..] {
-        let expected = if step.entropy.get() > median { Step::Biased } else { Step::LowEntropy };
+        let expected = if step.entropy.get() > median { Step::Marked } else { Step::LowEntropy };
         assert_eq!(step.marked, Some(expected));
     }
-    let biased = marked.steps.iter().filter(|step| step.marked == Some(Step::Biased)).count();
-    assert_eq!((marked.counts.eligible, marked.counts.biased), (99, biased));
+    let biased = marked.steps.iter().filter(|step| step.marked == Some(Step::Marked)).count();
+    assert_eq!((marked.counts.eligible, marked.counts.marked), (99, biased));
+    assert_eq!(marked.counts.low_entropy, 99 - biased);
     assert!((10..90).contains(&biased), "{biased}");
 }
 
@@ -121,7 +122,7 @@ fn scoring_agrees_with_generation() {
     let (mut model, lexicon) = open();
     let lexicon = endless(&lexicon);
     let request = Request {
-        marker: Some(marker(Recipe::prose_v1())),
+        mark: Some(mark(green_list::prose_v1())),
         ..Request::new(prompt(&lexicon), Sampling::plain(9), 100)
     };
     let marked = run(&mut model, &lexicon, request);
@@ -140,7 +141,7 @@ fn scoring_agrees_with_generation() {
 fn logprobs_are_of_the_raw_distribution() {
     let (mut model, lexicon) = open();
     let request = Request {
-        marker: Some(marker(Recipe::prose_v1())),
+        mark: Some(mark(green_list::prose_v1())),
         ..Request::new(prompt(&lexicon), Sampling::new(0.5, Some(5), None, Some(1.3), 3).unwrap(), 10)
     };
     let mut run = generate(&mut model, &lexicon, request).unwrap();

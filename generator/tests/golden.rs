@@ -1,12 +1,13 @@
 //! Texts are what they were: tokens, steps and counts of the decode loop over logits that every machine computes alike.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests, which fail by panicking")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests, which fail by panicking")]
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use dandyroll_generator::{Decoder, Lexicon, Limits, Request, Sampling};
-use dandyroll_scheme::{Marker, MasterKey, Nats, Recipe, Seeding, Sha256Digest, Step, TokenId};
+use dandyroll_scheme::schemes::green_list::{code_v1, prose_v1, recipe};
+use dandyroll_scheme::{Mark, MasterKey, Nats, Recipe, Seeding, Sha256Digest, Step, TokenId};
 use dandyroll_vocab::Vocabulary;
 
 /// Set to write the file anew instead of comparing: only for cases that are new.
@@ -39,16 +40,16 @@ fn logits(before: &[TokenId], width: usize) -> Vec<f32> {
 
 fn cases() -> Vec<(&'static str, Option<Recipe>, Sampling, bool)> {
     let sampling = |t, k, p, r, seed| Sampling::new(t, k, p, r, seed).unwrap();
-    let recipe = |gamma, delta, width, tau| Recipe::new(gamma, delta, width, tau).unwrap();
+    let recipe = |gamma, delta, width, tau| recipe(gamma, delta, width, tau).unwrap();
     vec![
         ("unmarked", None, sampling(1.0, None, None, None, 1), true),
         ("unmarked greedy", None, sampling(0.0, None, None, Some(1.3), 1), true),
         ("unmarked nucleus", None, sampling(0.8, None, Some(0.95), None, 2), true),
-        ("prose-v1", Some(Recipe::prose_v1()), sampling(1.0, None, None, None, 3), true),
-        ("prose-v1 nucleus", Some(Recipe::prose_v1()), sampling(0.8, None, Some(0.95), None, 4), true),
-        ("prose-v1 greedy", Some(Recipe::prose_v1()), sampling(0.0, None, None, None, 5), true),
-        ("prose-v1 all spellings", Some(Recipe::prose_v1()), sampling(0.9, Some(40), None, None, 6), false),
-        ("code-v1", Some(Recipe::code_v1()), sampling(0.7, Some(50), Some(0.9), Some(1.1), 7), true),
+        ("prose-v1", Some(prose_v1()), sampling(1.0, None, None, None, 3), true),
+        ("prose-v1 nucleus", Some(prose_v1()), sampling(0.8, None, Some(0.95), None, 4), true),
+        ("prose-v1 greedy", Some(prose_v1()), sampling(0.0, None, None, None, 5), true),
+        ("prose-v1 all spellings", Some(prose_v1()), sampling(0.9, Some(40), None, None, 6), false),
+        ("code-v1", Some(code_v1()), sampling(0.7, Some(50), Some(0.9), Some(1.1), 7), true),
         (
             "min 4",
             Some(recipe(0.5, 1.5, 4, None).seeded(Seeding::Min)),
@@ -74,12 +75,12 @@ fn run(
     lexicon: &Lexicon,
 ) -> String {
     let digests = (Sha256Digest([1; 32]), Sha256Digest([2; 32]));
-    let marker = recipe.map(|recipe| {
+    let mark = recipe.map(|recipe| {
         let profile = recipe.bind(digests.0, Some(digests.1)).unwrap();
-        Arc::new(Marker::new(&MasterKey::take(&mut [11; 32]), &profile))
+        Arc::new(Mark::new(&MasterKey::take(&mut [11; 32]), &profile, None).unwrap())
     });
     let prompt = vec![TokenId(70), TokenId(71)];
-    let request = Request { marker, only_usual, ..Request::new(prompt, sampling, 96) };
+    let request = Request { mark, only_usual, ..Request::new(prompt, sampling, 96) };
     let width = lexicon.vocabulary().size();
     let mut decoder = Decoder::new(request, lexicon, Limits { context: 4096, width }).unwrap();
     let (mut before, mut steps, mut entropies) =
@@ -90,9 +91,12 @@ fn run(
         entropies += progress.step.entropy.get();
         steps.push(match progress.step.marked {
             None => '-',
-            Some(Step::Biased) => 'm',
+            Some(Step::Marked) => 'm',
             Some(Step::LowEntropy) => 'l',
             Some(Step::ShortContext) => 's',
+            Some(Step::RepeatedContext) => 'r',
+            Some(Step::Greedy) => 'g',
+            Some(Step::Certain) => 'c',
         });
     }
     let text = decoder.into_generation();
@@ -105,7 +109,7 @@ fn run(
 
 #[test]
 fn texts_are_what_they_were() {
-    let vocabulary = Vocabulary::open(&fixture("model/tokenizer.json")).unwrap();
+    let vocabulary = Vocabulary::open(fixture("model/tokenizer.json")).unwrap();
     let lexicon = Lexicon::new(Arc::new(vocabulary), None, &[]);
     let lines: Vec<String> = cases()
         .into_iter()

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use dandyroll_generator::onnx::{self, Batching, OnnxModel, OnnxSequence, Options};
 use dandyroll_generator::{Lexicon, LogitSource, Request, Row, Sampling, generate, score};
-use dandyroll_scheme::{Marker, MasterKey, Recipe, Sha256Digest, TokenId};
+use dandyroll_scheme::schemes::green_list;
+use dandyroll_scheme::{Mark, MasterKey, Sha256Digest, TokenId};
 
 const CODE: &str =
     "import os\n\n\ndef read_lines(path):\n    \"\"\"Return the lines of a file.\"\"\"\n    with open(";
@@ -19,18 +20,18 @@ fn open(options: &Options) -> (OnnxModel, Lexicon) {
     onnx::open(&folder(), options).unwrap_or_else(|error| panic!("{error}"))
 }
 
-fn marker() -> Arc<Marker> {
-    let profile = Recipe::code_v1().bind(Sha256Digest([1; 32]), Some(Sha256Digest([2; 32]))).unwrap();
-    Arc::new(Marker::new(&MasterKey::take(&mut [3; 32]), &profile))
+fn mark() -> Arc<Mark> {
+    let profile = green_list::code_v1().bind(Sha256Digest([1; 32]), Some(Sha256Digest([2; 32]))).unwrap();
+    Arc::new(Mark::new(&MasterKey::take(&mut [3; 32]), &profile, None).unwrap())
 }
 
 #[test]
 fn entropies_at_generation_and_at_detection_agree() {
     let (mut model, lexicon) = open(&Options::new());
     let prompt = lexicon.vocabulary().encode_ids(CODE).unwrap();
-    let request = Request { marker: Some(marker()), ..Request::new(prompt.clone(), Sampling::plain(4), 300) };
+    let request = Request { mark: Some(mark()), ..Request::new(prompt.clone(), Sampling::plain(4), 300) };
     let text = generate(&mut model, &lexicon, request).unwrap().complete().unwrap();
-    assert!(text.counts.biased > 0 && text.counts.biased <= text.counts.eligible);
+    assert!(text.counts.marked > 0 && text.counts.marked <= text.counts.eligible);
     let all: Vec<TokenId> = prompt.iter().copied().chain(text.steps.iter().map(|step| step.token)).collect();
 
     let mut largest = 0.0_f64;

@@ -1,6 +1,6 @@
 //! The first start on an empty store: a token for the administrator, a ring, the built-in profiles.
 
-use dandyroll_scheme::{BUILT_IN, Recipe, Sha256Digest};
+use dandyroll_scheme::{Recipe, Sha256Digest, built_in_names};
 
 use crate::audit::{Action, AuditError, Completion, Detail, Intent, Outcome, Subject};
 use crate::keys::{Alias, KeyError, NewRing};
@@ -73,7 +73,7 @@ pub async fn built_in_profiles(
     tokenizer: Sha256Digest,
     model: Option<Sha256Digest>,
 ) -> Result<(), BootstrapError> {
-    for name in BUILT_IN {
+    for name in built_in_names() {
         let (Some(recipe), Ok(alias)) = (Recipe::built_in(name), name.parse::<Alias>()) else { continue };
         // Without a model there is nothing that the threshold's entropies could belong to.
         let Ok(profile) = recipe.bind(tokenizer, model) else { continue };

@@ -187,7 +187,7 @@ pub fn count_text(
         if let Some(found) = found.get_mut(finding.hypothesis) {
             let text = CalibrationText {
                 tokens: report.tokens,
-                scored: finding.evidence.counts.scored(),
+                scored: finding.evidence.scored,
                 log10_p: finding.evidence.log10_p,
             };
             found.add(&text, policy.min_scored());
@@ -199,14 +199,14 @@ pub fn count_text(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dandyroll_scheme::{MasterKey, Recipe};
+    use dandyroll_scheme::MasterKey;
 
     fn key() -> KeyId {
         MasterKey::take(&mut [5; 32]).id()
     }
 
     fn profile() -> ProfileId {
-        Recipe::prose_v1().bind(Sha256Digest([1; 32]), None).unwrap().id()
+        dandyroll_scheme::schemes::green_list::prose_v1().bind(Sha256Digest([1; 32]), None).unwrap().id()
     }
 
     fn sample(positives: [u32; 3]) -> CalibrationReport {

@@ -13,7 +13,8 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 use dandyroll_detector::{Windows, upper_tail};
 use dandyroll_load::library::{Detecting, Marking, decode_steps, lexicon, logits};
 use dandyroll_load::texts;
-use dandyroll_scheme::{ContextWidth, Gamma, ListKey, MasterKey, Recipe, Softmax, TokenId};
+use dandyroll_scheme::schemes::green_list::{self, Gamma};
+use dandyroll_scheme::{ContextWidth, MasterKey, Softmax, TokenId, WordKey};
 use dandyroll_vocab::{Vocabulary, normalise};
 
 /// GPT-2's vocabulary and two that lie around it.
@@ -23,9 +24,9 @@ fn elements(length: usize) -> Throughput {
     Throughput::Elements(u64::try_from(length).unwrap())
 }
 
-fn lists(vocabulary: &Vocabulary) -> ListKey {
-    let profile = Recipe::prose_v1().bind(vocabulary.digest(), None).unwrap();
-    MasterKey::take(&mut [9; 32]).lists(&profile.family())
+fn lists(vocabulary: &Vocabulary) -> WordKey {
+    let profile = green_list::prose_v1().bind(vocabulary.digest(), None).unwrap();
+    MasterKey::take(&mut [9; 32]).words(&profile.family())
 }
 
 fn marking(criterion: &mut Criterion) {
@@ -36,12 +37,12 @@ fn marking(criterion: &mut Criterion) {
 
     let mut group = criterion.benchmark_group("key");
     group.bench_function("seed: the sub-key of a family", |b| {
-        let profile = Recipe::prose_v1().bind(vocabulary.digest(), None).unwrap();
+        let profile = green_list::prose_v1().bind(vocabulary.digest(), None).unwrap();
         let (master, family) = (MasterKey::take(&mut [9; 32]), profile.family());
-        b.iter(|| black_box(&master).lists(&family));
+        b.iter(|| black_box(&master).words(&family));
     });
     group.bench_function("one membership", |b| {
-        b.iter(|| lists.green(black_box(&context), TokenId(77), gamma).unwrap());
+        b.iter(|| gamma.is_green(lists.word(black_box(&context), TokenId(77)).unwrap()));
     });
     group.finish();
 
@@ -106,12 +107,12 @@ fn detection(criterion: &mut Criterion) {
         group.bench_function("words of the pairs", |b| {
             b.iter(|| windows.words(&lists, black_box(&mut words)).unwrap());
         });
-        let (n, gamma) = (u32::try_from(windows.distinct()).unwrap(), Gamma::new(0.25).unwrap());
+        let n = u32::try_from(windows.distinct()).unwrap();
         group.bench_function("p-value, a quarter green", |b| {
-            b.iter(|| upper_tail(black_box(n), n / 4, gamma).unwrap());
+            b.iter(|| upper_tail(black_box(n), n / 4, 0.25).unwrap());
         });
         group.bench_function("p-value, half green", |b| {
-            b.iter(|| upper_tail(black_box(n), n / 2, gamma).unwrap());
+            b.iter(|| upper_tail(black_box(n), n / 2, 0.25).unwrap());
         });
         let mut detecting = Detecting::new(vocabulary.digest()).unwrap();
         group.bench_function("ids in, verdict out", |b| b.iter(|| detecting.ids(black_box(&ids)).unwrap()));

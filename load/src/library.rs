@@ -7,25 +7,25 @@ use std::time::{Duration, Instant};
 use dandyroll_detector::{Detector, Hypothesis, Mode, Policy, Report, Text};
 use dandyroll_generator::onnx::{OnnxModel, OnnxSequence, Options};
 use dandyroll_generator::{Decoder, Lexicon, LogitSource, Request, Row, Sampling};
-use dandyroll_scheme::{Gamma, ListKey, Marker, MasterKey, Profile, Recipe, Sha256Digest, Softmax, TokenId};
+use dandyroll_scheme::schemes::green_list;
+use dandyroll_scheme::{History, Mark, MasterKey, Profile, Sha256Digest, Softmax, TokenId};
 use dandyroll_vocab::{Vocabulary, normalise};
 
 use crate::Failure;
 use crate::machine::thread_time;
 
 fn profile(tokenizer: Sha256Digest) -> Result<Profile, Failure> {
-    Recipe::prose_v1().bind(tokenizer, None).map_err(Failure::new)
+    green_list::prose_v1().bind(tokenizer, None).map_err(Failure::new)
 }
 
-fn master() -> MasterKey {
-    MasterKey::take(&mut [9; 32])
+fn mark(tokenizer: Sha256Digest) -> Result<Mark, Failure> {
+    Mark::new(&MasterKey::take(&mut [9; 32]), &profile(tokenizer)?, None).map_err(Failure::new)
 }
 
 /// Detection under one key of `prose-v1`: h = 2, γ = ¼.
 #[derive(Debug)]
 pub struct Detecting {
-    lists: ListKey,
-    gamma: Gamma,
+    mark: Mark,
     policy: Policy,
     detector: Detector,
     report: Report,
@@ -34,10 +34,8 @@ pub struct Detecting {
 impl Detecting {
     /// With empty buffers.
     pub fn new(tokenizer: Sha256Digest) -> Result<Self, Failure> {
-        let profile = profile(tokenizer)?;
         Ok(Self {
-            lists: master().lists(&profile.family()),
-            gamma: profile.gamma(),
+            mark: mark(tokenizer)?,
             policy: Policy::STANDARD,
             detector: Detector::new(),
             report: Report::default(),
@@ -46,16 +44,16 @@ impl Detecting {
 
     /// Judges ids; gives log₁₀ of the adjusted p.
     pub fn ids(&mut self, ids: &[TokenId]) -> Result<f64, Failure> {
-        let Self { lists, gamma, policy, detector, report } = self;
-        let hypotheses = [Hypothesis { lists, gamma: *gamma, mode: Mode::ModelFree, background: None }];
+        let Self { mark, policy, detector, report } = self;
+        let hypotheses = [Hypothesis { mark, mode: Mode::ModelFree }];
         detector.detect_into(&Text::new(ids), &hypotheses, policy, report).map_err(Failure::new)?;
         Ok(report.findings.first().map_or(0.0, |finding| finding.adjusted.get()))
     }
 
     /// Judges ids under many keys at once; gives the least log₁₀ of the adjusted p.
-    pub fn ids_under(&mut self, keys: &[ListKey], ids: &[TokenId]) -> Result<f64, Failure> {
-        let Self { gamma, policy, detector, report, .. } = self;
-        let of = |lists| Hypothesis { lists, gamma: *gamma, mode: Mode::ModelFree, background: None };
+    pub fn ids_under(&mut self, keys: &[Mark], ids: &[TokenId]) -> Result<f64, Failure> {
+        let Self { policy, detector, report, .. } = self;
+        let of = |mark| Hypothesis { mark, mode: Mode::ModelFree };
         let hypotheses: Vec<_> = keys.iter().map(of).collect();
         detector.detect_into(&Text::new(ids), &hypotheses, policy, report).map_err(Failure::new)?;
         Ok(report.findings.first().map_or(0.0, |finding| finding.adjusted.get()))
@@ -69,15 +67,15 @@ impl Detecting {
     }
 }
 
-/// So many keys of the same family.
-pub fn keys(tokenizer: Sha256Digest, count: u32) -> Result<Vec<ListKey>, Failure> {
-    let family = profile(tokenizer)?.family();
+/// Marks of one profile under so many keys.
+pub fn keys(tokenizer: Sha256Digest, count: u32) -> Result<Vec<Mark>, Failure> {
+    let profile = profile(tokenizer)?;
     let of = |number: u32| {
         let mut master = [9; 32];
         master[..4].copy_from_slice(&number.to_le_bytes());
-        MasterKey::take(&mut master).lists(&family)
+        Mark::new(&MasterKey::take(&mut master), &profile, None).map_err(Failure::new)
     };
-    Ok((0..count).map(of).collect())
+    (0..count).map(of).collect()
 }
 
 /// Logits shaped as a model's, one token in twenty within 8 of the largest: the same on every machine.
@@ -95,18 +93,19 @@ pub fn logits(width: usize) -> Vec<f32> {
 /// One marking step of `prose-v1` over a whole vocabulary: entropy and bias, as the decode loop does them.
 #[derive(Debug)]
 pub struct Marking {
-    marker: Marker,
+    mark: Mark,
     raw: Vec<f32>,
     scratch: Vec<f32>,
-    generated: [TokenId; 2],
+    history: History,
+    before: TokenId,
 }
 
 impl Marking {
     /// Over so many logits.
     pub fn new(width: usize) -> Result<Self, Failure> {
-        let marker = Marker::new(&master(), &profile(Sha256Digest([7; 32]))?);
+        let mark = mark(Sha256Digest([7; 32]))?;
         let raw = logits(width);
-        Ok(Self { marker, scratch: raw.clone(), raw, generated: [TokenId(5), TokenId(6)] })
+        Ok(Self { mark, scratch: raw.clone(), raw, history: History::new(), before: TokenId(6) })
     }
 
     /// The entropy of the raw logits, which an unmarked step needs, too (its record says it).
@@ -116,9 +115,13 @@ impl Marking {
 
     /// Marks the step after the token `last`; gives the first logit.
     pub fn bias(&mut self, last: u32, entropy: dandyroll_scheme::Nats) -> f32 {
-        self.generated = [self.generated[1], TokenId(last)];
+        self.history.truncate(0);
+        for token in [self.before, TokenId(last)] {
+            self.history.add(token, Some(&self.mark));
+        }
+        self.before = TokenId(last);
         self.scratch.copy_from_slice(&self.raw);
-        self.marker.apply(&self.generated, entropy, &mut self.scratch);
+        self.mark.raw(&self.history, entropy, &mut self.scratch);
         self.scratch.first().copied().unwrap_or_default()
     }
 }
@@ -132,9 +135,8 @@ pub fn lexicon(vocabulary: &Arc<Vocabulary>) -> Lexicon {
 pub fn decode_steps(lexicon: &Lexicon, steps: usize, marked: bool) -> Result<usize, Failure> {
     let vocabulary = lexicon.vocabulary();
     let width = vocabulary.size();
-    let marker =
-        if marked { Some(Arc::new(Marker::new(&master(), &profile(vocabulary.digest())?))) } else { None };
-    let request = Request { marker, ..Request::new(vec![TokenId(5)], Sampling::plain(1), steps) };
+    let mark = if marked { Some(Arc::new(mark(vocabulary.digest())?)) } else { None };
+    let request = Request { mark, ..Request::new(vec![TokenId(5)], Sampling::plain(1), steps) };
     let limits = dandyroll_generator::Limits { width, context: steps + 2 };
     let mut decoder = Decoder::new(request, lexicon, limits).map_err(Failure::new)?;
     let raw = logits(width);
@@ -240,8 +242,8 @@ impl Generating {
         self.lexicon.vocabulary()
     }
 
-    fn marker(&self) -> Result<Arc<Marker>, Failure> {
-        Ok(Arc::new(Marker::new(&master(), &profile(self.vocabulary().digest())?)))
+    fn mark(&self) -> Result<Arc<Mark>, Failure> {
+        mark(self.vocabulary().digest()).map(Arc::new)
     }
 
     /// One prompt's text unmarked and marked, [`TURN`] tokens of the one and then as many of the other: whatever else
@@ -254,11 +256,11 @@ impl Generating {
         seed: u64,
         marked_first: bool,
     ) -> Result<InTurns, Failure> {
-        let marker = self.marker()?;
+        let mark = self.mark()?;
         let mut both = Vec::with_capacity(2);
         for marked in [marked_first, !marked_first] {
-            let marker = marked.then(|| Arc::clone(&marker));
-            let request = Request { marker, ..Request::new(prompt.to_vec(), Sampling::plain(seed), tokens) };
+            let mark = marked.then(|| Arc::clone(&mark));
+            let request = Request { mark, ..Request::new(prompt.to_vec(), Sampling::plain(seed), tokens) };
             let mut made = Generated::nothing();
             let writing = self.timed(&mut made, |all| all.begin(request))?;
             both.push((marked, made, writing));
@@ -301,13 +303,13 @@ impl Generating {
 
     /// Generates all texts, `together` at a time.
     pub fn run(&mut self, order: &Order) -> Result<Generated, Failure> {
-        let marker = if order.marked { Some(self.marker()?) } else { None };
+        let mark = if order.marked { Some(self.mark()?) } else { None };
         let mut made = Generated::nothing();
-        made.ids = self.timed(&mut made, |all| all.write(order, marker.as_ref()))?;
+        made.ids = self.timed(&mut made, |all| all.write(order, mark.as_ref()))?;
         Ok(made)
     }
 
-    fn write(&mut self, order: &Order, marker: Option<&Arc<Marker>>) -> Result<Vec<Vec<u32>>, Failure> {
+    fn write(&mut self, order: &Order, mark: Option<&Arc<Mark>>) -> Result<Vec<Vec<u32>>, Failure> {
         let mut ids = Vec::new();
         let numbered: Vec<(u64, &Vec<TokenId>)> = (0..).zip(&order.prompts).collect();
         for prompts in numbered.chunks(order.together.max(1)) {
@@ -316,7 +318,7 @@ impl Generating {
                 let sampling =
                     order.seed.map_or_else(Sampling::greedy, |seed| Sampling::plain(seed + number));
                 let request = Request {
-                    marker: marker.cloned(),
+                    mark: mark.cloned(),
                     ..Request::new((*prompt).clone(), sampling, order.tokens)
                 };
                 writing.push(self.begin(request)?);

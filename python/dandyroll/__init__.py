@@ -20,48 +20,38 @@ from typing import Any, TypeAlias
 
 import pyarrow as pa
 
-from ._core import MIN_SCORED, CoreDetector, __version__
+from ._core import BUILT_IN, COLUMNS, MIN_SCORED, CoreDetector, __version__
 
 __all__ = ["SCHEMA", "Detector", "__version__"]
 
 #: What names a file.
 PathLike: TypeAlias = str | os.PathLike[str]
 
-_KEYED = [("key_id", pa.string())]
-_COUNTS = [("scored", pa.int64()), ("green", pa.int64())]
-_P = [("log10_p", pa.float64()), ("log10_p_adjusted", pa.float64())]
+
+def _fields(columns: Sequence[tuple[str, str]]) -> list[pa.Field]:
+    return [pa.field(name, pa.type_for_alias(kind)) for name, kind in columns]
+
+
+def _schema() -> pa.Schema:
+    """The native part says what a finding and a passage have."""
+    strongest, finding, passage = map(_fields, COLUMNS)
+    return pa.schema(
+        [
+            pa.field("verdict", pa.string()),
+            pa.field("tokens", pa.int64()),
+            pa.field("log10_p_adjusted", pa.float64()),
+            *strongest,
+            pa.field("error_kind", pa.string()),
+            pa.field("error_reason", pa.string()),
+            pa.field("findings", pa.list_(pa.struct(finding))),
+            pa.field("spans", pa.list_(pa.struct(passage))),
+        ]
+    )
+
 
 #: The columns of :meth:`Detector.detect`. All but ``findings`` and ``spans`` can be null.
-SCHEMA: pa.Schema = pa.schema(
-    [
-        pa.field("verdict", pa.string()),
-        pa.field("tokens", pa.int64()),
-        pa.field("log10_p_adjusted", pa.float64()),
-        pa.field("key_id", pa.string()),
-        pa.field("profile", pa.string()),
-        pa.field("mode", pa.string()),
-        pa.field("scored", pa.int64()),
-        pa.field("green", pa.int64()),
-        pa.field("z", pa.float64()),
-        pa.field("log10_p", pa.float64()),
-        pa.field("hypotheses", pa.int32()),
-        pa.field("error_kind", pa.string()),
-        pa.field("error_reason", pa.string()),
-        pa.field(
-            "findings",
-            pa.list_(
-                pa.struct(
-                    [*_KEYED, ("profile", pa.string()), ("verdict", pa.string()), *_COUNTS, ("z", pa.float64()), *_P]
-                )
-            ),
-        ),
-        pa.field(
-            "spans", pa.list_(pa.struct([("start_char", pa.int64()), ("end_char", pa.int64()), *_COUNTS, *_P, *_KEYED]))
-        ),
-    ]
-)
+SCHEMA: pa.Schema = _schema()
 
-_BUILT_IN = ("prose-v1", "code-v1")
 _Column: TypeAlias = tuple[int, list[bytes | None]]
 
 
@@ -76,11 +66,11 @@ class Detector:
         tokenizer: the ``tokenizer.json`` of the model that wrote the texts, or the model directory it lies in.
         key_files: key files as ``dandyroll keygen`` makes them, which only their owner may read (mode 0600). Several
             keys are several hypotheses, and p is corrected for their number (Holm).
-        profile: ``prose-v1``, ``code-v1``, or a file as ``dandyroll profiles show`` prints it: γ, h and seeding.
+        profile: ``prose-v1``, ``code-v1``, ``gumbel-v1``, or a file as ``dandyroll profiles show`` prints it.
         background: the list of windows left unscored, needed if and only if the profile names one.
         alpha: α, the chance of a false detection in one text, above 0 and up to 0.05. Texts are ``detected`` at an
             adjusted p of at most α. On dumps of millions, think of the number of texts.
-        min_scored: a text with fewer distinct (context, token) pairs is ``too_short``.
+        min_scored: a text with fewer positions to score is ``too_short``.
         spans: also search for the passages that carry a mark. Every p is then corrected for that search, too, and a
             text costs several times as much.
         max_document_bytes: a longer text, in bytes of UTF-8, is a row with an error. At most 64 MiB.
@@ -108,7 +98,7 @@ class Detector:
         self._settings: dict[str, Any] = {
             "tokenizer": _absolute(tokenizer),
             "key_files": [_absolute(path) for path in key_files],
-            "profile": profile if profile in _BUILT_IN else _absolute(profile),
+            "profile": profile if profile in BUILT_IN else _absolute(profile),
             "background": None if background is None else _absolute(background),
             "alpha": alpha,
             "min_scored": min_scored,
@@ -145,10 +135,11 @@ class Detector:
         ``verdict`` is ``detected``, ``not_detected``, ``inconclusive`` (adjusted p between α and 10⁻³) or
         ``too_short``; none of them says who wrote a text. ``log10_p_adjusted`` is the least p of the text, adjusted for
         all hypotheses (and windows, with ``spans``), as a decimal logarithm. Of the strongest finding: ``key_id``,
-        ``scored`` (n, distinct pairs), ``green`` (k), ``z``, ``log10_p`` (raw), ``hypotheses`` (how many p was adjusted
-        for). ``findings`` has one for each key, ``spans`` the passages: characters (Unicode scalar values) from 0, the
-        end exclusive. A text that cannot be judged, a null among them, is a row with ``error_kind`` and
-        ``error_reason``, and everything else null: it never costs the others.
+        ``profile``, ``mode``, ``scored`` (n, the positions that count), ``score`` (what they score together; of lists
+        the number of tokens on the list), ``expected`` (its mean without the mark), ``z``, ``log10_p`` (raw),
+        ``hypotheses`` (how many p was adjusted for). ``findings`` has one for each key, ``spans`` the passages:
+        characters (Unicode scalar values) from 0, the end exclusive. A text that cannot be judged, a null among them,
+        is a row with ``error_kind`` and ``error_reason``, and everything else null: it never costs the others.
 
         Args:
             texts: strings and ``None``; or an Arrow array or chunked array of (large) strings, string views or a

@@ -4,6 +4,9 @@ from collections.abc import Iterable, Sequence
 
 __version__: str
 MIN_SCORED: int
+BUILT_IN: list[str]
+#: Names and Arrow types of the columns of the strongest finding, a finding and a passage.
+COLUMNS: list[list[tuple[str, str]]]
 
 class CoreDetector:
     key_ids: list[str]
@@ -35,9 +38,10 @@ class CoreMarker:
     # `logits` has a writable buffer of 32-bit floats; numpy's types do not say so of its arrays before Python 3.12.
     def apply(self, generated: Sequence[Sequence[int]], logits: object) -> list[str]: ...
 
-class CoreLists:
+class CoreWords:
     key_id: str
-    def __init__(self, key_file: str, tokenizer_sha256: str, context_width: int, seeding: str) -> None: ...
+    def __init__(
+        self, key_file: str, tokenizer_sha256: str, context_width: int, seeding: str, purpose: str
+    ) -> None: ...
     def words(self, context: Sequence[int], tokens: Sequence[int]) -> list[int]: ...
     def vocabulary(self, context: Sequence[int], size: int) -> bytes: ...
-    def green(self, context: Sequence[int], tokens: Sequence[int], gamma: float) -> list[bool]: ...

@@ -25,11 +25,11 @@ __all__ = ["WatermarkLogitsProcessor"]
 
 
 class WatermarkLogitsProcessor(LogitsProcessor):  # type: ignore[misc, unused-ignore]
-    """Adds δ (natural-log logits) to the logits of green tokens, as the profile says.
+    """Adds δ (natural-log logits) to the logits of tokens on the green list, as the profile says.
 
     For each sequence: with h tokens generated, and where the profile has an entropy threshold τ (nats) only if the
-    entropy of the logits is above it. Green logits become x + δ in ``float32``, all others keep their bits; so what
-    comes back is ``float32``, whatever the model's type. Rows of a batch have prompts of any length, padded on the
+    entropy of the logits is above it. Logits of the list become x + δ in ``float32``, all others keep their bits; so
+    what comes back is ``float32``, whatever the model's type. Rows of a batch have prompts of any length, padded on the
     left, as decoders need them.
 
     What of ``input_ids`` is generated is learnt from the first call: everything behind the ids given there. One object
@@ -44,12 +44,15 @@ class WatermarkLogitsProcessor(LogitsProcessor):  # type: ignore[misc, unused-ig
         tokenizer: the model's ``tokenizer.json``, or the directory it lies in.
         key_file: the key to mark with: a file as ``dandyroll keygen`` makes it, readable by its owner alone (0600).
         profile: ``prose-v1``, or a file as ``dandyroll profiles show`` prints it. A profile with τ (``code-v1``) has to
-            be such a file: its id depends on the model.
-        only_usual: leaves likely green tokens as they are where the tokenizer would not write them after the token
-            before, as ``dandyroll generate`` does: the text would be read as other tokens, and their mark be lost.
+            be such a file: its id depends on the model. ``gumbel-v1`` is refused: it chooses among the tokens that
+            top-k and top-p leave, which no logits processor sees.
+        only_usual: leaves likely tokens of the list as they are where the tokenizer would not write them after the
+            token before, as ``dandyroll generate`` does: the text would be read as other tokens, and their mark be
+            lost.
 
     Raises:
-        ValueError: a file that cannot be used, or logits that define no distribution; no message holds a key.
+        ValueError: a file or a profile that cannot be used, or logits that define no distribution; no message holds a
+            key.
     """
 
     def __init__(
@@ -68,7 +71,7 @@ class WatermarkLogitsProcessor(LogitsProcessor):  # type: ignore[misc, unused-ig
         self._context = max(1, self._core.context_width)
         self._prompt: torch.Tensor | None = None
         self._length = 0
-        #: How many (sequence, step) pairs were ``biased``, had ``low_entropy`` or a ``short_context``; rows of a batch
+        #: How many (sequence, step) pairs were ``marked``, had ``low_entropy`` or a ``short_context``; rows of a batch
         #: that ended before the others count on.
         self.steps: Counter[str] = Counter()
 

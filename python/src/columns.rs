@@ -4,20 +4,19 @@
 //! alternative was a crate that speaks Arrow's C data interface: it needs `arrow` (minutes of compiling) and foreign
 //! unsafe code, and saves one copy of a few numbers a text.
 
-use dandyroll_dumps::{Fault, Judge, Judged, Judgement, Passage};
+use dandyroll_dumps::{
+    Cell, Column as Named, FINDING, Fault, Judge, Judged, Judgement, Kind, PASSAGE, Passage, strongest,
+};
 use pyo3::exceptions::PyOverflowError;
 use pyo3::prelude::*;
 
 /// What came of one text.
 pub(crate) type Outcome = Result<Judgement, Fault>;
 
-/// Every mark of a dump is looked for without a model; so it is here.
-const MODE: &str = "model-free";
-
 /// A column: its name, how many values, and its buffers in Arrow's order: the validity bitmap (`None` where nothing
 /// can be null), offsets if its values have lengths, values if it has no children.
 pub(crate) struct Column {
-    pub(crate) name: &'static str,
+    pub(crate) name: String,
     pub(crate) length: usize,
     pub(crate) buffers: Vec<Option<Vec<u8>>>,
 }
@@ -34,10 +33,10 @@ fn bitmap(bits: impl ExactSizeIterator<Item = bool>) -> Vec<u8> {
 }
 
 /// Values of N bytes each, 0 where there is none.
-fn fixed<const N: usize>(name: &'static str, values: &[Option<[u8; N]>]) -> Column {
+fn fixed<const N: usize>(name: &str, values: &[Option<[u8; N]>]) -> Column {
     let valid = bitmap(values.iter().map(Option::is_some));
     let bytes = values.iter().flat_map(|value| value.unwrap_or([0; N])).collect();
-    Column { name, length: values.len(), buffers: vec![Some(valid), Some(bytes)] }
+    Column { name: name.into(), length: values.len(), buffers: vec![Some(valid), Some(bytes)] }
 }
 
 /// Arrow's own limit for strings and lists; results of a batch come near it only by mistake.
@@ -49,7 +48,7 @@ fn offset(value: usize) -> PyResult<[u8; 4]> {
 }
 
 /// Strings.
-fn strings(name: &'static str, values: &[Option<&str>]) -> PyResult<Column> {
+fn strings(name: &str, values: &[Option<&str>]) -> PyResult<Column> {
     let valid = bitmap(values.iter().map(Option::is_some));
     let mut offsets = Vec::with_capacity(4 * values.len() + 4);
     let mut data = Vec::new();
@@ -58,11 +57,15 @@ fn strings(name: &'static str, values: &[Option<&str>]) -> PyResult<Column> {
         data.extend_from_slice(value.unwrap_or_default().as_bytes());
         offsets.extend_from_slice(&offset(data.len())?);
     }
-    Ok(Column { name, length: values.len(), buffers: vec![Some(valid), Some(offsets), Some(data)] })
+    Ok(Column {
+        name: name.into(),
+        length: values.len(),
+        buffers: vec![Some(valid), Some(offsets), Some(data)],
+    })
 }
 
 /// The lists that hold `lengths` of the items in the columns behind.
-fn lists(name: &'static str, lengths: impl ExactSizeIterator<Item = usize>) -> PyResult<Column> {
+fn lists(name: &str, lengths: impl ExactSizeIterator<Item = usize>) -> PyResult<Column> {
     let (length, mut end) = (lengths.len(), 0);
     let mut offsets = Vec::with_capacity(4 * length + 4);
     offsets.extend_from_slice(&offset(0)?);
@@ -70,7 +73,7 @@ fn lists(name: &'static str, lengths: impl ExactSizeIterator<Item = usize>) -> P
         end += length;
         offsets.extend_from_slice(&offset(end)?);
     }
-    Ok(Column { name, length, buffers: vec![None, Some(offsets)] })
+    Ok(Column { name: name.into(), length, buffers: vec![None, Some(offsets)] })
 }
 
 fn whole(value: impl TryInto<i64>) -> Option<[u8; 8]> {
@@ -81,73 +84,79 @@ fn float(value: f64) -> Option<[u8; 8]> {
     Some(value.to_ne_bytes())
 }
 
-/// A value of each item.
-fn each<'a, I, V>(items: &[&'a I], get: impl Fn(&'a I) -> V) -> Vec<V> {
-    items.iter().map(|item| get(item)).collect()
+/// The column of some items, null where there is none.
+fn of<T>(judge: &Judge, name: &str, items: &[Option<&T>], column: &Named<T>) -> PyResult<Column> {
+    let cells: Vec<Cell<'_>> =
+        items.iter().map(|item| item.map_or(Cell::Null, |item| (column.get)(judge, item))).collect();
+    Ok(match column.kind {
+        Kind::Text => {
+            let texts = cells.iter().map(|cell| if let Cell::Text(text) = *cell { Some(text) } else { None });
+            strings(name, &texts.collect::<Vec<_>>())?
+        }
+        Kind::Whole => {
+            let wholes = cells
+                .iter()
+                .map(|cell| if let Cell::Whole(n) = *cell { Some(n.to_ne_bytes()) } else { None });
+            fixed(name, &wholes.collect::<Vec<_>>())
+        }
+        Kind::Number => {
+            let numbers = cells
+                .iter()
+                .map(|cell| if let Cell::Number(x) | Cell::Score(x) = *cell { float(x) } else { None });
+            fixed(name, &numbers.collect::<Vec<_>>())
+        }
+    })
 }
 
 /// All columns of a batch.
 pub(crate) fn columns(judge: &Judge, rows: &[Outcome]) -> PyResult<Vec<Column>> {
-    let key = |wanted: usize| judge.wanted().get(wanted).map(|wanted| wanted.key.as_str());
-    let profile = |wanted: usize| judge.wanted().get(wanted).map(|wanted| wanted.profile.as_str());
     let judged: Vec<Option<&Judgement>> = rows.iter().map(|row| row.as_ref().ok()).collect();
-    let strongest: Vec<Option<&Judged>> =
+    let first: Vec<Option<&Judged>> =
         judged.iter().map(|found| found.and_then(|found| found.findings.first())).collect();
     let of_text = |get: &dyn Fn(&Judgement) -> Option<[u8; 8]>| -> Vec<Option<[u8; 8]>> {
         judged.iter().map(|found| found.and_then(get)).collect()
     };
-    let of_finding = |get: &dyn Fn(&Judged) -> Option<[u8; 8]>| -> Vec<Option<[u8; 8]>> {
-        strongest.iter().map(|found| found.and_then(get)).collect()
-    };
     let verdicts: Vec<_> = judged.iter().map(|found| found.map(|found| found.verdict.name())).collect();
-    let keys: Vec<_> = strongest.iter().map(|found| found.and_then(|found| key(found.wanted))).collect();
-    let profiles: Vec<_> =
-        strongest.iter().map(|found| found.and_then(|found| profile(found.wanted))).collect();
-    let modes: Vec<_> = strongest.iter().map(|found| found.map(|_| MODE)).collect();
-    let hypotheses: Vec<_> = strongest
-        .iter()
-        .map(|found| found.map(|found| i32::try_from(found.hypotheses).unwrap_or(i32::MAX).to_ne_bytes()))
-        .collect();
     let kinds: Vec<_> = rows.iter().map(|row| row.as_ref().err().map(|fault| fault.kind.name())).collect();
     let reasons: Vec<_> =
         rows.iter().map(|row| row.as_ref().err().map(|fault| fault.reason.as_str())).collect();
 
-    let findings: Vec<&Judged> = judged.iter().flatten().flat_map(|found| &found.findings).collect();
+    let findings: Vec<Option<&Judged>> =
+        judged.iter().flatten().flat_map(|found| &found.findings).map(Some).collect();
     let passages_of =
         |found: &Option<&Judgement>| found.and_then(|found| found.passages.as_ref()).map_or(0, Vec::len);
-    let passages: Vec<&Passage> =
-        judged.iter().flatten().filter_map(|found| found.passages.as_ref()).flatten().collect();
+    let passages: Vec<Option<&Passage>> =
+        judged.iter().flatten().filter_map(|found| found.passages.as_ref()).flatten().map(Some).collect();
 
-    Ok(vec![
+    let mut all = vec![
         strings("verdict", &verdicts)?,
         fixed("tokens", &of_text(&|found| whole(found.tokens))),
         fixed("log10_p_adjusted", &of_text(&|found| float(found.adjusted.get()))),
-        strings("key_id", &keys)?,
-        strings("profile", &profiles)?,
-        strings("mode", &modes)?,
-        fixed("scored", &of_finding(&|found| whole(found.scored))),
-        fixed("green", &of_finding(&|found| whole(found.green))),
-        fixed("z", &of_finding(&|found| found.z.and_then(float))),
-        fixed("log10_p", &of_finding(&|found| float(found.log10_p.get()))),
-        fixed("hypotheses", &hypotheses),
-        strings("error_kind", &kinds)?,
-        strings("error_reason", &reasons)?,
-        lists("findings", judged.iter().map(|found| found.map_or(0, |found| found.findings.len())))?,
-        strings("findings.key_id", &each(&findings, |found| key(found.wanted)))?,
-        strings("findings.profile", &each(&findings, |found| profile(found.wanted)))?,
-        strings("findings.verdict", &each(&findings, |found| Some(found.verdict.name())))?,
-        fixed("findings.scored", &each(&findings, |found| whole(found.scored))),
-        fixed("findings.green", &each(&findings, |found| whole(found.green))),
-        fixed("findings.z", &each(&findings, |found| found.z.and_then(float))),
-        fixed("findings.log10_p", &each(&findings, |found| float(found.log10_p.get()))),
-        fixed("findings.log10_p_adjusted", &each(&findings, |found| float(found.adjusted.get()))),
-        lists("spans", judged.iter().map(passages_of))?,
-        fixed("spans.start_char", &each(&passages, |found| whole(found.start))),
-        fixed("spans.end_char", &each(&passages, |found| whole(found.end))),
-        fixed("spans.scored", &each(&passages, |found| whole(found.scored))),
-        fixed("spans.green", &each(&passages, |found| whole(found.green))),
-        fixed("spans.log10_p", &each(&passages, |found| float(found.log10_p.get()))),
-        fixed("spans.log10_p_adjusted", &each(&passages, |found| float(found.adjusted.get()))),
-        strings("spans.key_id", &each(&passages, |found| key(found.wanted)))?,
-    ])
+    ];
+    for column in strongest() {
+        all.push(of(judge, column.name, &first, column)?);
+    }
+    all.extend([strings("error_kind", &kinds)?, strings("error_reason", &reasons)?]);
+    all.push(lists("findings", judged.iter().map(|found| found.map_or(0, |found| found.findings.len())))?);
+    for column in &FINDING {
+        all.push(of(judge, &format!("findings.{}", column.name), &findings, column)?);
+    }
+    all.push(lists("spans", judged.iter().map(passages_of))?);
+    for column in &PASSAGE {
+        all.push(of(judge, &format!("spans.{}", column.name), &passages, column)?);
+    }
+    Ok(all)
+}
+
+/// Names and types of the columns of a finding and of a passage, for the schema on Python's side.
+pub(crate) fn described() -> [Vec<(&'static str, &'static str)>; 3] {
+    fn of<T: 'static>(columns: impl Iterator<Item = &'static Named<T>>) -> Vec<(&'static str, &'static str)> {
+        let kind = |column: &Named<T>| match column.kind {
+            Kind::Text => "string",
+            Kind::Whole => "int64",
+            Kind::Number => "float64",
+        };
+        columns.map(|column| (column.name, kind(column))).collect()
+    }
+    [of(strongest()), of(FINDING.iter()), of(PASSAGE.iter())]
 }

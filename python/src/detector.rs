@@ -9,6 +9,7 @@ use dandyroll_detector::Policy;
 use dandyroll_dumps::{Fault, FaultKind, Judge, Scratch, Wanted};
 use dandyroll_files::profile::Named;
 use dandyroll_files::{background, keyfile};
+use dandyroll_scheme::Mark;
 use pyo3::exceptions::PyMemoryError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -29,7 +30,7 @@ pub(crate) struct CoreDetector {
 }
 
 /// Name, number of values, buffers.
-type PyColumn<'py> = (&'static str, usize, Vec<Option<Bound<'py, PyBytes>>>);
+type PyColumn<'py> = (String, usize, Vec<Option<Bound<'py, PyBytes>>>);
 
 #[pymethods]
 impl CoreDetector {
@@ -62,7 +63,7 @@ impl CoreDetector {
         let named = Named::find(profile).map_err(refused)?;
         let list = background::of_named(&named, background.as_deref()).map_err(refused)?.map(Arc::new);
         let vocabulary = crate::vocabulary(py, &tokenizer)?;
-        let lists = named.model_free(vocabulary.digest()).map_err(refused)?;
+        let found = named.model_free(vocabulary.digest()).map_err(refused)?;
         let mut wanted: Vec<Wanted> = Vec::with_capacity(key_files.len());
         for path in &key_files {
             let master = keyfile::read(path).map_err(refused)?;
@@ -70,13 +71,8 @@ impl CoreDetector {
             if wanted.iter().any(|wanted| wanted.key == key) {
                 return Err(refused(format!("key {key} is given twice: {}", path.display())));
             }
-            wanted.push(Wanted {
-                key,
-                profile: lists.label.clone(),
-                lists: Arc::new(master.lists(&lists.family)),
-                gamma: named.gamma(),
-                background: list.clone(),
-            });
+            let mark = Mark::new(&master, &found.profile, list.clone()).map_err(refused)?;
+            wanted.push(Wanted { key, profile: found.label.clone(), mark: Arc::new(mark) });
         }
         let judge = Judge::new(Arc::new(vocabulary), wanted, policy, spans);
         Ok(Self { judge, max_document, threads })

@@ -2,14 +2,14 @@
 //!
 //! Nothing is decided here. Key files, profiles and background lists are read by `dandyroll-files`, texts are judged
 //! by the [`dandyroll_dumps::Judge`] that `dandyroll detect --output` uses, logits are marked by
-//! [`dandyroll_scheme::Marker`] and, where the generator takes δ back, by the same [`dandyroll_vocab::Neighbours`].
+//! [`dandyroll_scheme::Mark`] and, where the generator takes a raised logit back, by the same [`dandyroll_vocab::Neighbours`].
 //! `python/dandyroll` wraps these classes; nobody else should use them.
 
 mod columns;
 mod detector;
-mod lists;
 mod marker;
 mod texts;
+mod words;
 
 use std::path::Path;
 
@@ -35,5 +35,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("MIN_SCORED", dandyroll_detector::Policy::STANDARD.min_scored())?;
     module.add_class::<detector::CoreDetector>()?;
     module.add_class::<marker::CoreMarker>()?;
-    module.add_class::<lists::CoreLists>()
+    module.add("COLUMNS", columns::described())?;
+    module.add("BUILT_IN", dandyroll_scheme::built_in_names())?;
+    module.add_class::<words::CoreWords>()
 }

@@ -5,70 +5,30 @@ use std::sync::Arc;
 
 use dandyroll_files::keyfile;
 use dandyroll_files::profile::Named;
-use dandyroll_scheme::{KeyId, Marker, Nats, Profile, Softmax, Step, TokenId};
-use dandyroll_vocab::{Likely, Neighbours, Vocabulary};
+use dandyroll_scheme::{History, KeyId, Mark, Nats, Profile, Softmax, Step, TokenId};
+use dandyroll_vocab::{Likely, Neighbours};
 use pyo3::buffer::PyBuffer;
 use pyo3::prelude::*;
 
 use crate::refused;
 
-/// Which tokens the tokenizer writes after which.
-struct Usual {
-    /// Numbers below the vocabulary's size that stand for nothing.
-    unused: Vec<usize>,
-    neighbours: Neighbours,
-}
-
-impl Usual {
-    fn new(vocabulary: Vocabulary) -> Self {
-        let size = u32::try_from(vocabulary.size()).unwrap_or(u32::MAX);
-        let nothing = (0..size).filter(|id| vocabulary.token_bytes(TokenId(*id)).is_none());
-        let unused = nothing.filter_map(|id| usize::try_from(id).ok()).collect();
-        Self { unused, neighbours: Neighbours::of(Arc::new(vocabulary)) }
-    }
-
-    /// Takes δ back as the generator does, which never draws a number that stands for nothing. Here it keeps what it
-    /// has: who may be drawn is the caller's to say.
-    fn unbias(&self, last: TokenId, raw: &[f32], marked: &mut [f32], row: &mut Row) {
-        row.masked.clear();
-        row.masked.extend_from_slice(marked);
-        let padding = self.neighbours.vocabulary().size()..row.masked.len();
-        for place in self.unused.iter().copied().chain(padding) {
-            if let Some(logit) = row.masked.get_mut(place) {
-                *logit = f32::NEG_INFINITY;
-            }
-        }
-        self.neighbours.unbias(last, raw, &mut row.masked, &mut row.likely);
-        for (marked, masked) in marked.iter_mut().zip(&row.masked) {
-            if *masked > f32::NEG_INFINITY {
-                *marked = *masked;
-            }
-        }
-    }
-}
-
-/// Buffers of a row, kept from one to the next.
-#[derive(Default)]
-struct Row {
-    masked: Vec<f32>,
-    likely: Likely,
-}
-
 /// Marks raw logits under one key and profile.
 #[pyclass(frozen, module = "dandyroll._core")]
 pub(crate) struct CoreMarker {
-    marker: Marker,
+    mark: Mark,
     key: KeyId,
     profile: Profile,
-    /// `None`: every green token is marked.
-    usual: Option<Usual>,
+    /// Which tokens the tokenizer writes after which; `None`: every favoured token is marked.
+    usual: Option<Neighbours>,
 }
 
 fn name(step: Step) -> &'static str {
     match step {
-        Step::Biased => "biased",
+        Step::Marked => "marked",
         Step::LowEntropy => "low_entropy",
         Step::ShortContext => "short_context",
+        Step::RepeatedContext => "repeated_context",
+        Step::Greedy | Step::Certain => "certain",
     }
 }
 
@@ -92,8 +52,15 @@ impl CoreMarker {
         let vocabulary = crate::vocabulary(py, &tokenizer)?;
         let profile = named.bind(vocabulary.digest(), None).map_err(refused)?;
         let master = keyfile::read(&key_file).map_err(refused)?;
-        let usual = only_usual.then(|| Usual::new(vocabulary));
-        Ok(Self { marker: Marker::new(&master, &profile), key: master.id(), profile, usual })
+        let usual = only_usual.then(|| Neighbours::of(Arc::new(vocabulary)));
+        let mark = Mark::new(&master, &profile, None).map_err(refused)?;
+        if !mark.is_raw() {
+            return Err(refused(format!(
+                "the algorithm {} chooses from the final distribution, which a logits processor does not see",
+                mark.scheme().kind().algorithm
+            )));
+        }
+        Ok(Self { mark, key: master.id(), profile, usual })
     }
 
     /// The key's id.
@@ -108,10 +75,10 @@ impl CoreMarker {
         self.profile.id().to_string()
     }
 
-    /// h: how many generated tokens decide a list.
+    /// h: how many generated tokens decide the words.
     #[getter]
     fn context_width(&self) -> usize {
-        self.marker.lists().width().len()
+        self.mark.width().len()
     }
 
     /// τ in nats, `None` if every position is marked.
@@ -120,7 +87,7 @@ impl CoreMarker {
         self.profile.threshold().map(Nats::get)
     }
 
-    /// Marks one step of several sequences in place, and says what was done to each: `biased`, `low_entropy` or
+    /// Marks one step of several sequences in place, and says what was done to each: `marked`, `low_entropy` or
     /// `short_context`.
     ///
     /// `logits` is a writable, contiguous buffer of 32-bit floats, a row for each sequence; `generated` has the
@@ -144,17 +111,19 @@ impl CoreMarker {
         let width = values.len() / rows;
         let steps = py
             .detach(|| {
-                let (mut raw, mut buffers) = (Vec::new(), Row::default());
+                let (mut raw, mut likely) = (Vec::new(), Likely::default());
                 let mark = |(row, (generated, logits)): (usize, (Vec<u32>, &mut [f32]))| {
                     let entropy = Softmax::of(logits).ok_or_else(|| {
                         format!("the logits of row {row} define no distribution: one is NaN or +∞, or none is finite")
                     })?;
                     let generated: Vec<TokenId> = generated.into_iter().map(TokenId).collect();
+                    let history = History::of(&generated, Some(&self.mark));
                     raw.clear();
                     raw.extend_from_slice(logits);
-                    let step = self.marker.apply(&generated, entropy.entropy(), logits);
-                    if let (Step::Biased, Some(usual), Some(last)) = (step, &self.usual, generated.last()) {
-                        usual.unbias(*last, &raw, logits, &mut buffers);
+                    let step = self.mark.raw(&history, entropy.entropy(), logits);
+                    let step = step.ok_or("this mark does not act on raw logits")?;
+                    if let (Step::Marked, Some(usual), Some(last)) = (step, &self.usual, generated.last()) {
+                        usual.unbias_unmasked(*last, &raw, logits, &mut likely);
                     }
                     Ok::<_, String>(name(step))
                 };

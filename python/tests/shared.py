@@ -100,7 +100,7 @@ def command() -> Command:
 
 @pytest.fixture(scope="session")
 def marked_text(tokenizer: Path) -> Callable[..., str]:
-    """Text of words that are one token each, most of them green under the key of a name.
+    """Text of words that are one token each, most of them on the lists of the key of a name.
 
     Made with the independent keyed function: γ = ¼, h = 2, seeding `left`, the lists of `prose-v1`.
     """

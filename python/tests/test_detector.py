@@ -57,7 +57,7 @@ def test_the_table_is_the_command_lines(
     assert any(found["spans"].to_pylist()) == spans
 
 
-@pytest.mark.parametrize("profile", ["prose-v1", "code-v1"])
+@pytest.mark.parametrize("profile", ["prose-v1", "code-v1", "gumbel-v1"])
 def test_the_corpora_give_the_command_lines_numbers(
     tokenizer: Path, make_key: MakeKey, command: Command, profile: str
 ) -> None:
@@ -75,7 +75,7 @@ def test_the_corpora_give_the_command_lines_numbers(
             [best] = row["findings"]
             for field in ("verdict", "tokens", "log10_p_adjusted"):
                 assert mine[field] == row[field], field
-            for field in ("key_id", "profile", "mode", "scored", "green", "z", "log10_p", "hypotheses"):
+            for field in ("key_id", "profile", "mode", "scored", "score", "expected", "z", "log10_p", "hypotheses"):
                 assert mine[field] == best[field], field
 
 
@@ -210,7 +210,7 @@ def test_what_is_wrong_is_named_and_no_key_is_shown(tokenizer: Path, make_key: M
         (lambda: Detector(tokenizer, [damaged]), "damaged.key is damaged"),
         (lambda: Detector(tokenizer, []), "at least one key"),
         (lambda: Detector(tokenizer, [good, good]), "given twice"),
-        (lambda: Detector(tokenizer, [good], "prose-v9"), '"prose-v9" is neither built in (prose-v1, code-v1)'),
+        (lambda: Detector(tokenizer, [good], "prose-v9"), '"prose-v9" is neither built in (prose-v1, code-v1, gumbel'),
         (lambda: Detector(tokenizer, [good], alpha=0.0), "alpha = 0"),
         (lambda: Detector(tokenizer, [good], alpha=0.5), "alpha = 0.5"),
         (lambda: Detector(tokenizer, [good], min_scored=0), "min_scored"),

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from dandyroll.scheme import KeyedLists
+from dandyroll.scheme import KeyedWords
 from shared import ROOT, MakeKey, write_key
 
 PRF = ROOT / "fixtures" / "prf"
@@ -24,16 +24,16 @@ def rows(name: str, kind: str) -> list[dict[str, Any]]:
     return found
 
 
-def lists(folder: Path, row: dict[str, Any], seeding: str) -> KeyedLists:
-    """The lists that a row is about."""
+def keyed_of(folder: Path, row: dict[str, Any], seeding: str) -> KeyedWords:
+    """The words that a row is about."""
     master = bytes.fromhex(row["master"])
-    return KeyedLists(write_key(folder / f"{row['master'][:8]}.key", master), row["tokenizer"], row["width"], seeding)
+    return KeyedWords(write_key(folder / f"{row['master'][:8]}.key", master), row["tokenizer"], row["width"], seeding)
 
 
 def test_key_ids_are_the_golden_ones(tmp_path: Path) -> None:
     for row in rows("v1.jsonl", "key"):
         path = write_key(tmp_path / "k.key", bytes.fromhex(row["master"]))
-        assert KeyedLists(path, "0" * 64, 2).key_id == row["key_id"]
+        assert KeyedWords(path, "0" * 64, 2).key_id == row["key_id"]
 
 
 @pytest.mark.parametrize(("name", "seeding", "count"), [("v1.jsonl", "left", 126), ("v1_min.jsonl", "min", 128)])
@@ -41,35 +41,41 @@ def test_words_are_the_golden_ones(tmp_path: Path, name: str, seeding: str, coun
     found = rows(name, "words")
     assert len(found) == count
     for row in found:
-        assert lists(tmp_path, row, seeding).words(row["context"], row["tokens"]) == row["words"], row
+        assert keyed_of(tmp_path, row, seeding).words(row["context"], row["tokens"]) == row["words"], row
     # The other seeding gives other words wherever there is a context.
     other = {"left": "min", "min": "left"}[seeding]
     row = next(row for row in found if row["width"] == 2)
-    assert lists(tmp_path, row, other).words(row["context"], row["tokens"]) != row["words"]
+    assert keyed_of(tmp_path, row, other).words(row["context"], row["tokens"]) != row["words"]
 
 
 def test_whole_vocabularies_are_the_golden_ones(tmp_path: Path) -> None:
     for row in rows("v1.jsonl", "vocabulary"):
-        keyed = lists(tmp_path, row, "left")
+        keyed = keyed_of(tmp_path, row, "left")
         words = keyed.vocabulary(row["context"], row["size"])
         assert hashlib.sha256(words).hexdigest() == row["words_sha256"]
-        for gamma, green in row["green"].items():
-            assert sum(keyed.green(row["context"], range(row["size"]), float(gamma))) == green
-        assert list(struct.unpack("<7I", words[:28])) == keyed.words(row["context"], range(7))
+        found = struct.unpack(f"<{row['size']}I", words)
+        for gamma, listed in row["green"].items():
+            assert sum(word < int(float(gamma) * 2**32) for word in found) == listed
+        assert list(found[:7]) == keyed.words(row["context"], range(7))
 
 
-def test_thresholds_and_refusals_are_the_golden_ones(tmp_path: Path, make_key: MakeKey) -> None:
-    keyed = KeyedLists(make_key("a"), "0" * 64, 0)
-    words = keyed.words([], range(4096))
-    for row in rows("v1.jsonl", "gamma"):
-        expected = [word < row["threshold"] for word in words]
-        assert keyed.green([], range(4096), row["gamma"]) == expected and any(expected) and not all(expected)
-    for row in rows("v1.jsonl", "refused-gamma"):
-        with pytest.raises(ValueError, match="gamma"):
-            keyed.green([], [1], row["gamma"])
+def test_purposes_have_words_of_their_own(make_key: MakeKey) -> None:
+    lists, race = (KeyedWords(make_key("a"), "0" * 64, 2, purpose=name) for name in ("token-words", "gumbel-words"))
+    assert lists.key_id == race.key_id
+    assert not set(lists.words([1, 2], range(64))) & set(race.words([1, 2], range(64)))
+
+
+def test_words_of_other_purposes_are_the_golden_ones(tmp_path: Path) -> None:
+    for row in rows("v1_purposes.jsonl", "words"):
+        path = write_key(tmp_path / "k.key", bytes.fromhex(row["master"]))
+        keyed = KeyedWords(path, row["tokenizer"], row["width"], row["seeding"], row["purpose"])
+        assert keyed.words(row["context"], row["tokens"]) == row["words"], row
+
+
+def test_contexts_of_another_length_are_refused(make_key: MakeKey) -> None:
     for row in rows("v1.jsonl", "refused-context"):
         with pytest.raises(ValueError, match=f"depend on {row['width']}"):
-            KeyedLists(make_key("a"), "0" * 64, row["width"]).words(row["context"], [1])
+            KeyedWords(make_key("a"), "0" * 64, row["width"]).words(row["context"], [1])
 
 
 def test_what_is_wrong_is_named_and_the_key_stays_in(make_key: MakeKey) -> None:
@@ -79,13 +85,14 @@ def test_what_is_wrong_is_named_and_the_key_stays_in(make_key: MakeKey) -> None:
         ((key, "0" * 64, 9), "context width = 9"),
         ((key, "0" * 64, 2, "max"), 'seeding "max": left or min'),
         ((key, "0" * 64, 0, "min"), "seeding min needs"),
+        ((key, "0" * 64, 2, "left", "other"), 'purpose "other": token-words or gumbel-words'),
         ((key.with_name("none"), "0" * 64, 2), "none"),
     ]
     for arguments, words in cases:
         with pytest.raises(ValueError, match=words):
-            KeyedLists(*arguments)
-    keyed = KeyedLists(key, "0" * 64, 2)
-    assert repr(keyed) == f"KeyedLists(key_id='{keyed.key_id}')"
+            KeyedWords(*arguments)
+    keyed = KeyedWords(key, "0" * 64, 2)
+    assert repr(keyed) == f"KeyedWords(key_id='{keyed.key_id}')"
     with pytest.raises(TypeError, match="cannot be pickled"):
         pickle.dumps(keyed)
     for wrong in (-1, 2**32):

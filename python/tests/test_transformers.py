@@ -125,7 +125,7 @@ def test_marked_logits_agree_to_the_last_bit(tokenizer: Path, make_key: MakeKey)
             expected = independent("a", 2, context, scores[row], 2.0) if step >= 2 else scores[row]
             assert torch.equal(bits(found[row]), bits(expected)), (step, row)
         ids = torch.cat([ids, torch.randint(0, SIZE, (3, 1))], dim=1)
-    assert mark.steps == {"short_context": 6, "biased": 6}
+    assert mark.steps == {"short_context": 6, "marked": 6}
 
 
 def test_what_the_tokenizer_would_not_write_keeps_its_bits(tokenizer: Path, make_key: MakeKey, encoder: Any) -> None:
@@ -186,7 +186,7 @@ def test_the_entropy_threshold_is_strict_and_each_rows_own(
     found = mark(torch.tensor([[5, 17], [5, 17], [5, 17]]), scores)
     assert torch.equal(bits(found[0]), bits(scores[0])) and torch.equal(bits(found[2]), bits(scores[2]))
     assert torch.equal(bits(found[1]), bits(independent("a", 1, [17], scores[1], 3.0)))
-    assert mark.steps == {"short_context": 3, "low_entropy": 2, "biased": 1}
+    assert mark.steps == {"short_context": 3, "low_entropy": 2, "marked": 1}
 
 
 def test_generations_are_told_apart(tokenizer: Path, make_key: MakeKey) -> None:
@@ -222,6 +222,8 @@ def test_faults_are_named_and_no_key_is_shown(
         mark(torch.tensor([[1], [2]]), scores)
     with pytest.raises(ValueError, match=r"`dandyroll profiles show code-v1 --model DIR`"):
         WatermarkLogitsProcessor(tokenizer, key, "code-v1")
+    with pytest.raises(ValueError, match="gumbel chooses from the final distribution"):
+        WatermarkLogitsProcessor(tokenizer, key, "gumbel-v1")
     other = tmp_path / "tokenizer.json"
     other.write_text(tokenizer.read_text() + "\n")
     with pytest.raises(ValueError, match="is for another tokenizer"):
@@ -250,9 +252,9 @@ def test_greedy_text_is_the_command_lines(
     assert len(said["tokens"]) > 40
     assert found[0].tolist()[: len(said["tokens"])] == said["tokens"]
     if mark:
-        assert mark.steps == {"short_context": 2, "biased": 58}
+        assert mark.steps == {"short_context": 2, "marked": 58}
         steps = [step["marked"] for step in said["steps"]]
-        assert steps[:2] == ["short_context"] * 2 and set(steps[2:]) == {"biased"}
+        assert steps[:2] == ["short_context"] * 2 and set(steps[2:]) == {"marked"}
 
 
 def test_a_batch_of_unequal_prompts_is_marked_row_by_row(
@@ -300,9 +302,9 @@ class Recording(WatermarkLogitsProcessor):
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.FloatTensor:
         """Marks one step."""
-        before = self.steps["biased"]
+        before = self.steps["marked"]
         marked = super().__call__(input_ids, scores)
-        self.__dict__.setdefault("biased", []).append(self.steps["biased"] > before)
+        self.__dict__.setdefault("marked", []).append(self.steps["marked"] > before)
         return marked
 
 
@@ -317,7 +319,7 @@ def test_text_marked_above_the_threshold_is_found_where_the_model_had_a_choice(
     inputs = encoder([prompt], return_tensors="pt")
     tokens = generate(model, inputs, mark, max_new_tokens=240, do_sample=True)[0].tolist()
     text = encoder.decode(tokens)
-    assert mark.steps["low_entropy"] > 20 and mark.steps["biased"] > 100
+    assert mark.steps["low_entropy"] > 20 and mark.steps["marked"] > 100
     (tmp_path / "prompt.txt").write_text(prompt)
     said = json.loads(
         command(
@@ -329,6 +331,6 @@ def test_text_marked_above_the_threshold_is_found_where_the_model_had_a_choice(
     [finding] = said["findings"]
     assert (finding["mode"], said["verdict"], said["profile"]) == ("entropy-gated", "detected", mark.profile_id)
     # A pair of tokens is scored once. What the tokenizer reads as other tokens is not what was marked.
-    steps = zip(tokens[:-1], tokens[1:], vars(mark)["biased"][1:], strict=True)
-    pairs = {(last, token) for last, token, biased in steps if biased}
+    steps = zip(tokens[:-1], tokens[1:], vars(mark)["marked"][1:], strict=True)
+    pairs = {(last, token) for last, token, marked in steps if marked}
     assert abs(finding["scored"] - len(pairs)) <= len(pairs) // 10

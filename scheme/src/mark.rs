@@ -1,127 +1,220 @@
-//! The logits processor: δ on green, only where the entropy is above τ, only with `h` tokens of context.
+//! One mark: a key's words, the scheme that reads them, and the windows it leaves unscored. Made in one place, from
+//! key and profile; generation puts it in and detection looks for it.
 
-use dandyroll_lanes::Instructions;
+use alloc::sync::Arc;
+use core::fmt;
 
-use crate::{Delta, Gamma, ListKey, MasterKey, Nats, Profile, TokenId};
+use sha2::{Digest, Sha256};
 
-/// What the processor did to one step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
-    /// δ was added to green tokens: by [`Marker::apply`] to all of them.
-    Biased,
-    /// The entropy was not above τ: the logits are untouched (Lee et al. 2023, SWEET, §4).
-    LowEntropy,
-    /// Fewer than `h` tokens were generated yet: the logits are untouched.
-    ShortContext,
+use crate::scheme::{Embedder, Scheme};
+use crate::{
+    Admission, Background, Candidates, ContextWidth, History, KeyId, MasterKey, Nats, Null, Profile,
+    Sha256Digest, Step, TokenId, WordKey,
+};
+
+/// A mark that cannot be made.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MarkError {
+    /// Another background list than the profile names.
+    #[error("the profile names the background list {named}, and {given} is given")]
+    OtherBackground {
+        /// Its digest in the profile.
+        named: Sha256Digest,
+        /// The digest of the one given.
+        given: Sha256Digest,
+    },
+    /// The profile names none.
+    #[error("the background list {0} is given, and the profile names none")]
+    NoBackground(Sha256Digest),
+    /// A list of another context width or tokenizer.
+    #[error("the background list is for another {0} than the profile")]
+    Background(&'static str),
+    /// Words of another family.
+    #[error("the words are not those of the profile")]
+    OtherWords,
 }
 
-/// Biases raw logits under one key and profile.
-#[derive(Debug)]
-pub struct Marker {
-    lists: ListKey,
-    gamma: Gamma,
-    delta: Delta,
-    threshold: Option<Nats>,
+/// Says which test a mark is: equal for marks that score every text alike. No secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TestId([u8; 32]);
+
+/// A mark under one key version.
+pub struct Mark {
+    words: Arc<WordKey>,
+    scheme: Arc<dyn Scheme>,
+    background: Option<Arc<Background>>,
+    lacking: bool,
+    test: TestId,
 }
 
-impl Marker {
-    /// The processor of a profile under a key.
-    pub fn new(master: &MasterKey, profile: &Profile) -> Self {
-        Self {
-            lists: master.lists(&profile.family()),
-            gamma: profile.gamma(),
-            delta: profile.delta(),
-            threshold: profile.threshold(),
+impl fmt::Debug for Mark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mark")
+            .field("words", &self.words)
+            .field("scheme", &self.scheme)
+            .field("background", &self.background)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Mark {
+    /// The mark of a profile under a key. Detection also needs the background list that the profile names; generation
+    /// does without.
+    pub fn new(
+        master: &MasterKey,
+        profile: &Profile,
+        background: Option<Arc<Background>>,
+    ) -> Result<Self, MarkError> {
+        Self::of_words(Arc::new(master.words(&profile.family())), &master.id(), profile, background)
+    }
+
+    /// [`Mark::new`] with words that were derived before: marks that share them are read together.
+    pub fn of_words(
+        words: Arc<WordKey>,
+        key: &KeyId,
+        profile: &Profile,
+        background: Option<Arc<Background>>,
+    ) -> Result<Self, MarkError> {
+        if *words.family() != profile.family() {
+            return Err(MarkError::OtherWords);
         }
+        match (profile.background(), &background) {
+            (None, Some(list)) => return Err(MarkError::NoBackground(list.digest())),
+            (Some(named), Some(list)) if named != list.digest() => {
+                return Err(MarkError::OtherBackground { named, given: list.digest() });
+            }
+            (_, Some(list)) if list.width() != words.width() => {
+                return Err(MarkError::Background("context width"));
+            }
+            (_, Some(list)) if list.tokenizer() != profile.tokenizer() => {
+                return Err(MarkError::Background("tokenizer"));
+            }
+            _ => {}
+        }
+        let scheme = Arc::clone(profile.recipe().scheme());
+        let mut digest = Sha256::new();
+        digest.update(words.family().label(words.family().purpose));
+        digest.update(key.as_str());
+        digest.update(scheme.reads());
+        digest.update(background.as_ref().map_or([0; 32], |list| list.digest().0));
+        let test = TestId(digest.finalize().into());
+        let lacking = background.is_none() && profile.background().is_some();
+        Ok(Self { words, scheme, background, lacking, test })
     }
 
-    /// The lists this processor biases.
-    pub fn lists(&self) -> &ListKey {
-        &self.lists
+    /// The keyed function's words.
+    pub fn words(&self) -> &WordKey {
+        &self.words
     }
 
-    /// Marks one step in place.
+    /// h.
+    pub fn width(&self) -> ContextWidth {
+        self.words.width()
+    }
+
+    /// How words become scores, and a mark.
+    pub fn scheme(&self) -> &dyn Scheme {
+        &*self.scheme
+    }
+
+    /// What counts once.
+    pub fn admission(&self) -> Admission {
+        self.scheme.kind().admission
+    }
+
+    /// The law of a score without the mark.
+    pub fn null(&self) -> &Null {
+        self.scheme.null()
+    }
+
+    /// The windows that are not scored.
+    pub fn background(&self) -> Option<&Background> {
+        self.background.as_deref()
+    }
+
+    /// Whether the profile names a background list and it is not here: then detection would score too much.
+    pub fn lacks_background(&self) -> bool {
+        self.lacking
+    }
+
+    /// Which test it is: two marks with one id score every text alike, whatever their profiles are called.
+    pub fn test(&self) -> TestId {
+        self.test
+    }
+
+    /// Whether it acts on raw logits, before the sampler; else it chooses among what the sampler left.
+    pub fn is_raw(&self) -> bool {
+        matches!(self.scheme.embedder(), Embedder::Raw(_))
+    }
+
+    /// The effective context of the next token, or why it is not marked.
+    fn context<'h>(&self, history: &'h History) -> Result<&'h [TokenId], Step> {
+        let context = self.words.context(history.tokens()).ok_or(Step::ShortContext)?;
+        if self.admission() == Admission::Contexts {
+            let effective = self.words.effective(context).ok_or(Step::ShortContext)?;
+            if history.has_used(effective) {
+                return Err(Step::RepeatedContext);
+            }
+        }
+        Ok(context)
+    }
+
+    /// Marks one step on raw logits in place; `None`, with nothing done, for a mark that acts elsewhere.
     ///
-    /// `generated` are the tokens generated so far, without the prompt, oldest first; `logits` are the
-    /// model's raw outputs for the next token, one per vocabulary entry, before repetition penalty,
-    /// temperature, top-k and top-p; `entropy` is theirs ([`crate::Softmax::of`]). A green logit x becomes
-    /// x + δ in `f32`; all others keep their bits.
-    pub fn apply(&self, generated: &[TokenId], entropy: Nats, logits: &mut [f32]) -> Step {
-        let Some(context) = self.lists.context(generated) else {
-            return Step::ShortContext;
+    /// `logits` are the model's raw outputs for the next token, one per vocabulary entry, before repetition penalty,
+    /// temperature, top-k and top-p; `entropy` is theirs ([`crate::Softmax::of`]).
+    pub fn raw(&self, history: &History, entropy: Nats, logits: &mut [f32]) -> Option<Step> {
+        let Embedder::Raw(scheme) = self.scheme.embedder() else { return None };
+        Some(match self.context(history) {
+            Ok(context) => scheme.raw(&self.words, context, entropy, logits),
+            Err(step) => step,
+        })
+    }
+
+    /// Chooses among the candidates: the place of one, if the mark decides. With a step other than [`Step::Marked`] and
+    /// no place the sampler draws as it would without a mark.
+    pub fn choose(&self, history: &History, candidates: &Candidates<'_>) -> Option<(Option<usize>, Step)> {
+        let Embedder::Final(scheme) = self.scheme.embedder() else { return None };
+        let context = match self.context(history) {
+            Ok(context) => context,
+            Err(step) => return Some((None, step)),
         };
-        if self.threshold.is_some_and(|threshold| entropy <= threshold) {
-            return Step::LowEntropy;
+        if let Some(only) = candidates.certain() {
+            return Some((Some(only), Step::Certain));
         }
-        let (set, threshold, delta) = (Instructions::widest(), self.gamma.threshold(), self.delta.as_f32());
-        let marked = self.lists.each_word(context, logits.len(), |start, words| {
-            set.raise(words, threshold, delta, &mut logits[start..]);
-        });
-        debug_assert!(marked.is_some(), "the context was cut to h tokens above");
-        Step::Biased
+        let place = scheme.choose(&self.words, context, candidates);
+        Some((place, if place.is_some() { Step::Marked } else { Step::Certain }))
+    }
+
+    /// Adds a generated token to the history of a text that this mark is put in.
+    pub fn push(&self, history: &mut History, token: TokenId) {
+        let context = match self.admission() {
+            Admission::Contexts => self.words.context(history.tokens()).and_then(|context| {
+                // Copied: the history it lies in is about to grow.
+                let effective = self.words.effective(context)?;
+                let mut copy = [TokenId(0); ContextWidth::MAX_LEN];
+                copy[..effective.len()].copy_from_slice(effective);
+                Some((copy, effective.len()))
+            }),
+            Admission::Pairs => None,
+        };
+        history.push(token, context.as_ref().map(|(copy, length)| &copy[..*length]));
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{Recipe, Seeding, Sha256Digest};
-    use alloc::vec;
-    use alloc::vec::Vec;
-
-    fn nats(value: f64) -> Nats {
-        Nats::new(value).unwrap()
+impl History {
+    /// The history of tokens that were generated under a mark, or under none.
+    pub fn of(tokens: &[TokenId], mark: Option<&Mark>) -> Self {
+        let mut history = Self::new();
+        tokens.iter().for_each(|token| history.add(*token, mark));
+        history
     }
 
-    fn marker(recipe: Recipe) -> (Marker, Profile) {
-        let profile = recipe.bind(Sha256Digest([1; 32]), Some(Sha256Digest([2; 32]))).unwrap();
-        (Marker::new(&MasterKey::take(&mut [5; 32]), &profile), profile)
-    }
-
-    #[test]
-    fn only_green_logits_move_and_by_exactly_delta() {
-        for recipe in [Recipe::prose_v1(), Recipe::prose_v1().seeded(Seeding::Min)] {
-            only_green_moves(recipe);
+    /// Adds a token that was generated under a mark, or under none.
+    pub fn add(&mut self, token: TokenId, mark: Option<&Mark>) {
+        match mark {
+            Some(mark) => mark.push(self, token),
+            None => self.push(token, None),
         }
-    }
-
-    fn only_green_moves(recipe: Recipe) {
-        let (marker, profile) = marker(recipe);
-        let before: Vec<f32> = (0_u16..5000).map(|i| f32::from(i).sin() * 9.0).collect();
-        let mut after = before.clone();
-        let generated = [TokenId(4), TokenId(17), TokenId(900)];
-        assert_eq!(marker.apply(&generated, nats(0.0), &mut after), Step::Biased);
-        let mut green = 0;
-        for (i, (before, after)) in before.iter().zip(&after).enumerate() {
-            let token = TokenId(u32::try_from(i).unwrap());
-            let expected = if marker.lists().green(&generated[1..], token, profile.gamma()).unwrap() {
-                green += 1;
-                before + 2.0
-            } else {
-                *before
-            };
-            assert_eq!(after.to_bits(), expected.to_bits(), "{token:?}");
-        }
-        // Bin(5000, 1/4): 1250 ± 5 standard deviations of 30.6, for this one fixed key.
-        assert!((1097..=1403).contains(&green), "{green}");
-    }
-
-    #[test]
-    fn entropy_at_or_below_the_threshold_leaves_the_logits_alone() {
-        let (marker, _) = marker(Recipe::code_v1());
-        let before = vec![1.5_f32; 300];
-        let mut logits = before.clone();
-        assert_eq!(marker.apply(&[TokenId(1)], nats(0.9), &mut logits), Step::LowEntropy);
-        assert_eq!(logits, before);
-        assert_eq!(marker.apply(&[TokenId(1)], nats(0.900_000_1), &mut logits), Step::Biased);
-        assert_ne!(logits, before);
-    }
-
-    #[test]
-    fn too_few_generated_tokens_leave_the_logits_alone() {
-        let (marker, _) = marker(Recipe::prose_v1());
-        let mut logits = [1.0; 10];
-        assert_eq!(marker.apply(&[TokenId(1)], nats(9.0), &mut logits), Step::ShortContext);
-        assert_eq!(logits.map(f32::to_bits), [1.0_f32; 10].map(f32::to_bits));
     }
 }

@@ -33,79 +33,6 @@ pub struct OutOfRange {
     pub allowed: &'static str,
 }
 
-/// γ, the share of the vocabulary that is green.
-///
-/// The keyed function compares 32-bit words, so the share that really holds is
-/// γ' = ⌊γ·2³²⌋ / 2³² ([`Gamma::effective`]); every statistic uses γ', never γ.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Gamma {
-    value: f64,
-    threshold: u32,
-}
-
-impl Gamma {
-    /// Checks γ ∈ [10⁻⁶, 1 − 10⁻⁶].
-    pub fn new(value: f64) -> Result<Self, OutOfRange> {
-        if !(1e-6..=1.0 - 1e-6).contains(&value) {
-            return Err(OutOfRange { name: "gamma", value, allowed: "a share from 1e-6 to 1 - 1e-6" });
-        }
-        #[expect(
-            clippy::as_conversions,
-            reason = "floor of a value in [4294, 2^32 - 4294]: the cast truncates toward zero and cannot saturate"
-        )]
-        let threshold = (value * 4_294_967_296.0) as u32;
-        Ok(Self { value, threshold })
-    }
-
-    /// γ as it was given.
-    pub fn get(self) -> f64 {
-        self.value
-    }
-
-    /// ⌊γ·2³²⌋: a token is green iff its word is below this.
-    pub fn threshold(self) -> u32 {
-        self.threshold
-    }
-
-    /// γ' = ⌊γ·2³²⌋ / 2³², the exact probability of green under a secret key.
-    pub fn effective(self) -> f64 {
-        f64::from(self.threshold) / 4_294_967_296.0
-    }
-
-    /// Whether a word of the keyed function makes its token green.
-    #[inline]
-    pub fn is_green(self, word: u32) -> bool {
-        word < self.threshold
-    }
-}
-
-/// δ, what is added to the logit of a green token (natural-log units).
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Delta(f64);
-
-impl Delta {
-    /// Checks δ ∈ [10⁻⁶, 100].
-    pub fn new(value: f64) -> Result<Self, OutOfRange> {
-        if (1e-6..=100.0).contains(&value) {
-            Ok(Self(value))
-        } else {
-            Err(OutOfRange { name: "delta", value, allowed: "logits from 1e-6 to 100" })
-        }
-    }
-
-    /// δ in logits.
-    pub fn get(self) -> f64 {
-        self.0
-    }
-
-    /// δ as it is added to single-precision logits: rounded to the nearest `f32`.
-    pub fn as_f32(self) -> f32 {
-        #[expect(clippy::as_conversions, reason = "rounding to nearest f32 is the documented meaning")]
-        let rounded = self.0 as f32;
-        rounded
-    }
-}
-
 /// An entropy, or an entropy threshold τ, in nats. Finite and not negative.
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
 pub struct Nats(f64);
@@ -136,13 +63,19 @@ impl Nats {
     }
 }
 
-/// h, how many previous generated tokens decide a green list: 0 to 8.
+/// h, how many previous generated tokens decide the words: 0 to 8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ContextWidth(u8);
 
 impl ContextWidth {
+    /// The tokens of the widest context.
+    pub const MAX_LEN: usize = 8;
+
     /// The widest context.
     pub const MAX: Self = Self(8);
+
+    /// Two tokens.
+    pub const TWO: Self = Self(2);
 
     /// Checks h ≤ 8.
     pub fn new(value: u8) -> Result<Self, OutOfRange> {
@@ -151,6 +84,12 @@ impl ContextWidth {
         } else {
             Err(OutOfRange { name: "context width", value: f64::from(value), allowed: "0 to 8 tokens" })
         }
+    }
+
+    /// Checks a number from outside: whole, and h ≤ 8.
+    pub(crate) fn of_number(value: f64) -> Result<Self, OutOfRange> {
+        let whole = (0..=Self::MAX.0).find(|h| f64::from(*h).total_cmp(&value).is_eq());
+        whole.map(Self).ok_or(OutOfRange { name: "context width", value, allowed: "0 to 8 tokens" })
     }
 
     /// h as the byte that enters the label and the profile.
@@ -163,7 +102,7 @@ impl ContextWidth {
         usize::from(self.0)
     }
 
-    /// Whether lists do not depend on the context at all.
+    /// Whether words do not depend on the context at all.
     pub fn is_empty(self) -> bool {
         self.0 == 0
     }
@@ -206,25 +145,7 @@ mod tests {
     use alloc::format;
 
     #[test]
-    fn gamma_is_floored_to_words() {
-        let quarter = Gamma::new(0.25).unwrap();
-        assert_eq!(quarter.threshold(), 1 << 30);
-        assert!((quarter.effective() - 0.25).abs() < f64::EPSILON);
-        assert!(quarter.is_green((1 << 30) - 1));
-        assert!(!quarter.is_green(1 << 30));
-        let tenth = Gamma::new(0.1).unwrap();
-        assert_eq!(tenth.threshold(), 429_496_729);
-        assert!(tenth.effective() < 0.1);
-    }
-
-    #[test]
     fn ranges_are_refused_by_name() {
-        for bad in [0.0, 1.0, -0.5, f64::NAN, f64::INFINITY, 1e-7] {
-            assert_eq!(Gamma::new(bad).unwrap_err().name, "gamma");
-        }
-        for bad in [0.0, -1.0, f64::NAN, 101.0] {
-            assert_eq!(Delta::new(bad).unwrap_err().name, "delta");
-        }
         for bad in [-0.1, f64::NAN, f64::INFINITY, 1e-9] {
             assert_eq!(Nats::threshold(bad).unwrap_err().name, "entropy threshold");
         }

@@ -1,57 +1,25 @@
 //! The profile: what generation and detection must agree on, content-addressed.
 
+use alloc::collections::BTreeMap;
 use alloc::format;
-use alloc::string::String;
-use core::fmt;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::fmt::{self, Write};
 use core::str::FromStr;
 
 use sha2::{Digest, Sha256};
 
 use crate::{
-    ContextWidth, Delta, FunctionVersion, Gamma, ListFamily, Nats, OutOfRange, Seeding, Sha256Digest,
+    ContextWidth, FunctionVersion, Member, MemberError, MemberReader, Members, Nats, OutOfRange, Recipe,
+    Seeding, Sha256Digest, WordFamily, schemes,
 };
-
-/// Where in the sampling chain the bias acts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum BiasSite {
-    /// On raw `f32` logits, before repetition penalty, temperature, top-k and top-p.
-    RawLogits,
-}
-
-impl BiasSite {
-    /// The name that enters the profile.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::RawLogits => "raw-logits",
-        }
-    }
-}
-
-/// The parameters of a mark before they are bound to a tokenizer and a model.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Recipe {
-    /// γ, the green share.
-    pub gamma: Gamma,
-    /// δ, in logits.
-    pub delta: Delta,
-    /// h.
-    pub width: ContextWidth,
-    /// How the context decides the list.
-    pub seeding: Seeding,
-    /// τ in nats: only positions with entropy strictly above it are biased. `None` marks everywhere.
-    pub threshold: Option<Nats>,
-}
-
-/// Names of the built-in recipes: see [`Recipe::built_in`].
-pub const BUILT_IN: [&str; 2] = ["prose-v1", "code-v1"];
 
 /// A recipe that cannot become a profile.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum BindError {
-    /// τ is an entropy, but none that a threshold can be.
+    /// A parameter that is none, or not with the others.
     #[error(transparent)]
-    Threshold(#[from] OutOfRange),
+    Range(#[from] OutOfRange),
     /// There is nothing to choose from.
     #[error("seeding min chooses one of the context's tokens: give a context width of 1 or more")]
     SeedingWithoutContext,
@@ -61,62 +29,43 @@ pub enum BindError {
 }
 
 impl Recipe {
-    /// Checks raw numbers, naming the first that is out of range. Seeding is `left`; see [`Recipe::seeded`].
-    pub fn new(gamma: f64, delta: f64, width: u8, threshold: Option<f64>) -> Result<Self, OutOfRange> {
-        Ok(Self {
-            gamma: Gamma::new(gamma)?,
-            delta: Delta::new(delta)?,
-            width: ContextWidth::new(width)?,
-            seeding: Seeding::Left,
-            threshold: threshold.map(Nats::threshold).transpose()?,
-        })
-    }
-
-    /// The same with another seeding.
-    pub fn seeded(self, seeding: Seeding) -> Self {
-        Self { seeding, ..self }
-    }
-
-    /// The built-in recipe of that name, if there is one ([`BUILT_IN`] lists them).
+    /// The built-in recipe of that name, if there is one ([`built_in_names`] lists them).
     pub fn built_in(name: &str) -> Option<Self> {
-        match name {
-            "prose-v1" => Some(Self::prose_v1()),
-            "code-v1" => Some(Self::code_v1()),
-            _ => None,
-        }
-    }
-
-    /// `prose-v1`: γ .25, δ 2 (Kirchenbauer et al. 2023), h 2, no τ.
-    pub fn prose_v1() -> Self {
-        Self::constant(0.25, 2.0, 2, None)
-    }
-
-    /// `code-v1`: γ .25, δ 3, h 1, τ .9 nats (Lee et al. 2023, SWEET).
-    pub fn code_v1() -> Self {
-        Self::constant(0.25, 3.0, 1, Some(0.9))
-    }
-
-    #[expect(clippy::expect_used, reason = "constants in range; a unit test makes every one of them")]
-    fn constant(gamma: f64, delta: f64, width: u8, threshold: Option<f64>) -> Self {
-        Self::new(gamma, delta, width, threshold).expect("built-in recipes are in range")
+        schemes::built_in().find(|built_in| built_in.name == name).map(|built_in| (built_in.recipe)())
     }
 
     /// Binds the recipe to what it is used with. The model is kept only when τ needs it, so that ungated
     /// profiles are the same for every model that shares a tokenizer.
     pub fn bind(self, tokenizer: Sha256Digest, model: Option<Sha256Digest>) -> Result<Profile, BindError> {
-        if let Some(threshold) = self.threshold {
-            Nats::threshold(threshold.get())?;
-        }
-        if self.seeding == Seeding::Min && self.width.is_empty() {
-            return Err(BindError::SeedingWithoutContext);
-        }
-        let model = match (self.threshold, model) {
+        let model = match (self.threshold(), model) {
             (None, _) => None,
             (Some(_), Some(model)) => Some(model),
             (Some(_), None) => return Err(BindError::ThresholdWithoutModel),
         };
-        Ok(Profile { recipe: self, tokenizer, model, background: None })
+        self.bind_unread(tokenizer, model)
     }
+
+    /// The profile without its model, for detection that reads no entropies: τ and model decide no word, only which
+    /// positions were marked. Its id is not one that generation names.
+    pub fn bind_unread(
+        self,
+        tokenizer: Sha256Digest,
+        model: Option<Sha256Digest>,
+    ) -> Result<Profile, BindError> {
+        if let Some(threshold) = self.threshold() {
+            Nats::threshold(threshold.get())?;
+        }
+        if self.seeding() == Seeding::Min && self.width().is_empty() {
+            return Err(BindError::SeedingWithoutContext);
+        }
+        (self.scheme().kind().fits)(&self)?;
+        Ok(Profile::of(self, tokenizer, model, None))
+    }
+}
+
+/// Names of the built-in recipes.
+pub fn built_in_names() -> Vec<&'static str> {
+    schemes::built_in().map(|built_in| built_in.name).collect()
 }
 
 /// A profile's content address: `wp_` and 52 base-32 characters of the SHA-256 of its canonical JSON.
@@ -155,20 +104,42 @@ impl FromStr for ProfileId {
     }
 }
 
-/// A recipe bound to a tokenizer and, when τ is set, a model. Immutable.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// A recipe bound to a tokenizer and, when τ is set, a model. Immutable, and equal if its content is.
+#[derive(Clone, Debug)]
 pub struct Profile {
     recipe: Recipe,
     tokenizer: Sha256Digest,
     model: Option<Sha256Digest>,
     background: Option<Sha256Digest>,
+    id: ProfileId,
 }
 
+impl PartialEq for Profile {
+    fn eq(&self, other: &Self) -> bool {
+        self.id == other.id
+    }
+}
+
+impl Eq for Profile {}
+
 impl Profile {
+    fn of(
+        recipe: Recipe,
+        tokenizer: Sha256Digest,
+        model: Option<Sha256Digest>,
+        background: Option<Sha256Digest>,
+    ) -> Self {
+        let mut profile = Self { recipe, tokenizer, model, background, id: ProfileId(String::new()) };
+        let digest = Sha256::digest(profile.canonical_json().as_bytes());
+        profile.id =
+            ProfileId(format!("wp_{}", data_encoding::BASE32_NOPAD.encode(&digest).to_ascii_lowercase()));
+        profile
+    }
+
     /// The same profile with a background list: the windows on it are not scored by detection. Marking goes on
     /// there, so texts marked under either profile are found under both.
     pub fn with_background(self, list: Option<Sha256Digest>) -> Self {
-        Self { background: list, ..self }
+        Self::of(self.recipe, self.tokenizer, self.model, list)
     }
 
     /// The unbound parameters.
@@ -176,19 +147,9 @@ impl Profile {
         &self.recipe
     }
 
-    /// γ.
-    pub fn gamma(&self) -> Gamma {
-        self.recipe.gamma
-    }
-
-    /// δ.
-    pub fn delta(&self) -> Delta {
-        self.recipe.delta
-    }
-
     /// τ.
     pub fn threshold(&self) -> Option<Nats> {
-        self.recipe.threshold
+        self.recipe.threshold()
     }
 
     /// SHA-256 of `tokenizer.json`.
@@ -206,58 +167,122 @@ impl Profile {
         self.background
     }
 
-    /// The lists this profile uses; γ, δ, τ and the background do not enter.
-    pub fn family(&self) -> ListFamily {
-        ListFamily {
+    /// The words this profile uses: of its scheme's parameters none enters, nor τ or the background.
+    pub fn family(&self) -> WordFamily {
+        WordFamily {
+            purpose: self.recipe.scheme().kind().purpose,
             function: FunctionVersion::V1,
             tokenizer: self.tokenizer,
-            width: self.recipe.width,
-            seeding: self.recipe.seeding,
+            width: self.recipe.width(),
+            seeding: self.recipe.seeding(),
         }
+    }
+
+    /// The members of the canonical JSON.
+    pub fn members(&self) -> Members {
+        let digest = |digest: Sha256Digest| Member::Text(digest.to_string());
+        let mut members = Members::new();
+        members.insert("algorithm", Member::Text(self.recipe.scheme().kind().algorithm.into()));
+        members.insert("context_width", Member::Number(f64::from(self.recipe.width().byte())));
+        members.insert("function_version", Member::Number(f64::from(FunctionVersion::V1.number())));
+        members.insert("seeding", Member::Text(self.recipe.seeding().name().into()));
+        members.insert("tokenizer_sha256", digest(self.tokenizer));
+        if let Some(list) = self.background {
+            members.insert("background_sha256", digest(list));
+        }
+        if let Some(model) = self.model {
+            members.insert("model_sha256", digest(model));
+        }
+        self.recipe.scheme().members(&mut members);
+        members
     }
 
     /// The canonical JSON (RFC 8785: sorted keys, no white space, shortest numbers) that the id addresses.
     ///
-    /// A profile without a background list has no member for it, so that its id is what it was before there were
-    /// any. Ranges keep every number where Rust's shortest form is ECMAScript's too: 0, or 10⁻⁶ to 100.
+    /// A profile without a background list has no member for it, so that its id is what it was before there were any.
     pub fn canonical_json(&self) -> String {
-        let Recipe { gamma, delta, width, seeding, threshold } = self.recipe;
-        let threshold = threshold.map_or_else(|| String::from("null"), |tau| format!("{}", tau.get()));
-        let model = self.model.map_or_else(|| String::from("null"), |model| format!("\"{model}\""));
-        let background =
-            self.background.map_or_else(String::new, |list| format!("\"background_sha256\":\"{list}\","));
-        format!(
-            "{{\"algorithm\":\"green-list\",{background}\"bias_site\":\"{}\",\"context_width\":{},\"delta\":{},\
-             \"entropy_threshold\":{threshold},\"function_version\":{},\"gamma\":{},\
-             \"model_sha256\":{model},\"seeding\":\"{}\",\"tokenizer_sha256\":\"{}\"}}",
-            BiasSite::RawLogits.name(),
-            width.byte(),
-            delta.get(),
-            FunctionVersion::V1.number(),
-            gamma.get(),
-            seeding.name(),
-            self.tokenizer,
-        )
+        let mut json = String::from("{");
+        for (name, member) in self.members() {
+            let comma = if json.len() > 1 { "," } else { "" };
+            // Writing to a string does not fail.
+            let _ = write!(json, "{comma}\"{name}\":{member}");
+        }
+        json.push('}');
+        json
+    }
+
+    /// Reads the members of a profile, as outside bytes gave them: each is used, and none is left over.
+    pub fn read(members: BTreeMap<String, Member>) -> Result<Self, FormError> {
+        let mut members = MemberReader::from(members);
+        let algorithm = members.text("algorithm")?;
+        let kind = schemes::named(&algorithm).ok_or_else(|| {
+            MemberError::unsupported(
+                "algorithm",
+                &algorithm,
+                &join(schemes::SCHEMES.iter().map(|kind| kind.algorithm)),
+            )
+        })?;
+        let version = members.number("function_version")?;
+        if version.total_cmp(&f64::from(FunctionVersion::V1.number())).is_ne() {
+            return Err(MemberError::unsupported("function_version", &version.to_string(), "1").into());
+        }
+        let seeding = members.text("seeding")?;
+        let seeding = Seeding::named(&seeding)
+            .ok_or_else(|| MemberError::unsupported("seeding", &seeding, "left or min"))?;
+        let width = members.number("context_width")?;
+        let width = ContextWidth::of_number(width).map_err(MemberError::from)?;
+        let tokenizer = members.digest("tokenizer_sha256")?;
+        let background = members.optional_digest("background_sha256")?;
+        let scheme = (kind.read)(&mut members)?;
+        let names_model = kind.parameters.iter().any(|parameter| parameter.name == "model_sha256");
+        let model = if names_model { members.required_null_or_digest("model_sha256")? } else { None };
+        members.end()?;
+        if model.is_some() && scheme.threshold().is_none() {
+            return Err(FormError::ModelWithoutThreshold);
+        }
+        let recipe = Recipe::new(scheme, width).seeded(seeding);
+        Ok(recipe.bind(tokenizer, model)?.with_background(background))
     }
 
     /// The content address.
     pub fn id(&self) -> ProfileId {
-        let digest = Sha256::digest(self.canonical_json().as_bytes());
-        ProfileId(format!("wp_{}", data_encoding::BASE32_NOPAD.encode(&digest).to_ascii_lowercase()))
+        self.id.clone()
     }
+}
+
+/// Names in one line.
+fn join<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    names.collect::<Vec<_>>().join(" or ")
+}
+
+/// Members that are no profile of this version.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum FormError {
+    /// One of them.
+    #[error(transparent)]
+    Member(#[from] MemberError),
+    /// Together: τ without its model, or a width that the scheme does not take.
+    #[error("the profile: {0}")]
+    Bind(#[from] BindError),
+    /// A model without τ.
+    #[error("the profile has a model_sha256 but no entropy_threshold; its model would have no meaning")]
+    ModelWithoutThreshold,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::schemes::green_list;
     use proptest::prelude::*;
 
     #[test]
-    fn built_in_recipes_are_in_range() {
-        for name in BUILT_IN {
+    fn built_in_recipes_are_in_range_and_have_names_of_their_own() {
+        let names = built_in_names();
+        for name in &names {
             let recipe = Recipe::built_in(name).unwrap();
             let profile = recipe.bind(Sha256Digest([0; 32]), Some(Sha256Digest([1; 32]))).unwrap();
             assert_eq!(profile.id().as_str().parse(), Ok(profile.id()), "{name}");
+            assert_eq!(names.iter().filter(|other| *other == name).count(), 1, "{name}");
         }
     }
 
@@ -265,14 +290,14 @@ mod tests {
     fn the_model_enters_only_with_a_threshold() {
         let (tokenizer, model) = (Sha256Digest([3; 32]), Sha256Digest([4; 32]));
         let bind = |recipe: Recipe, model| recipe.bind(tokenizer, model);
-        assert_eq!(bind(Recipe::prose_v1(), Some(model)), bind(Recipe::prose_v1(), None));
-        assert_eq!(bind(Recipe::code_v1(), None), Err(BindError::ThresholdWithoutModel));
-        let odd = Recipe { threshold: Some(Nats::new(1e-7).unwrap()), ..Recipe::code_v1() };
-        assert!(matches!(bind(odd, Some(model)), Err(BindError::Threshold(_))));
-        let nothing = Recipe::new(0.25, 2.0, 0, None).unwrap().seeded(Seeding::Min);
+        let [prose, code] = ["prose-v1", "code-v1"].map(|name| Recipe::built_in(name).unwrap());
+        assert_eq!(bind(prose.clone(), Some(model)), bind(prose, None));
+        assert_eq!(bind(code.clone(), None), Err(BindError::ThresholdWithoutModel));
+        assert!(green_list::recipe(0.25, 3.0, 1, Some(1e-7)).is_err());
+        let nothing = green_list::recipe(0.25, 2.0, 0, None).unwrap().seeded(Seeding::Min);
         assert_eq!(bind(nothing, None), Err(BindError::SeedingWithoutContext));
-        let other = bind(Recipe::code_v1(), Some(tokenizer)).unwrap();
-        assert_ne!(bind(Recipe::code_v1(), Some(model)).unwrap().id(), other.id());
+        let other = bind(code.clone(), Some(tokenizer)).unwrap();
+        assert_ne!(bind(code, Some(model)).unwrap().id(), other.id());
     }
 
     proptest! {
@@ -285,7 +310,7 @@ mod tests {
             background in proptest::option::of(any::<[u8; 32]>()),
         ) {
             let background = background.map(Sha256Digest);
-            let profile = Recipe::new(gamma, delta, width, tau)
+            let profile = green_list::recipe(gamma, delta, width, tau)
                 .unwrap()
                 .bind(Sha256Digest([9; 32]), Some(Sha256Digest([8; 32])))
                 .unwrap()

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use dandyroll_generator::onnx::{ModelDirectory, OnnxModel, Options};
 use dandyroll_generator::{Decoder, Lexicon, LogitSource, Request, Row, Sampling};
-use dandyroll_scheme::{Marker, MasterKey, Recipe, TokenId};
+use dandyroll_scheme::{Mark, MasterKey, Recipe, TokenId};
 use dandyroll_service::engine::{Engine, EngineLimits, Stream};
 use dandyroll_vocab::Vocabulary;
 
@@ -86,7 +86,7 @@ struct Stage {
     engine: Engine,
     runtime: tokio::runtime::Runtime,
     prompts: Vec<Vec<TokenId>>,
-    marker: Arc<Marker>,
+    mark: Arc<Mark>,
     tokens: usize,
 }
 
@@ -95,7 +95,7 @@ impl Stage {
         let seed = u64::try_from(text).unwrap();
         let sampling = Sampling::new(1.0, Some(50), Some(0.95), None, seed).unwrap();
         Request {
-            marker: marked.then(|| Arc::clone(&self.marker)),
+            mark: marked.then(|| Arc::clone(&self.mark)),
             ..Request::new(self.prompts[text].clone(), sampling, self.tokens)
         }
     }
@@ -174,12 +174,12 @@ fn main() {
             (0..length).map(|i| TokenId(3 + (i * 7919 + text * 104_729) % (size - 3))).collect()
         })
         .collect();
-    let profile = Recipe::prose_v1().bind(vocabulary.digest(), None).unwrap();
-    let marker = Arc::new(Marker::new(&MasterKey::take(&mut [7; 32]), &profile));
+    let profile = Recipe::built_in("prose-v1").unwrap().bind(vocabulary.digest(), None).unwrap();
+    let mark = Arc::new(Mark::new(&MasterKey::take(&mut [7; 32]), &profile, None).unwrap());
     let second = OnnxModel::from_directory(directory, &options).unwrap();
     let engine = Engine::start(second, lexicon.clone(), EngineLimits::new()).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
-    let stage = Stage { engine, runtime, prompts, marker, tokens: arguments.tokens };
+    let stage = Stage { engine, runtime, prompts, mark, tokens: arguments.tokens };
 
     let [unmarked_us, marked_us] = choosing(&mut model, &lexicon, &stage);
     let company = [1, 2, 4, 8];

@@ -33,6 +33,8 @@ const MOST: usize = 256;
 /// Threads share it without a lock: answers and the token they are about are one word.
 pub struct Neighbours {
     vocabulary: Arc<Vocabulary>,
+    /// Numbers below the vocabulary's size that stand for nothing, rising.
+    unused: Box<[usize]>,
     /// Answers without asking, if the tokenizer is of a kind that is known.
     pairs: Option<Pairs>,
     /// Of each token, whether the tokenizer makes it of its own text: 0 is not known.
@@ -55,6 +57,7 @@ pub struct Likely {
     tokens: Vec<u64>,
     order: Vec<u64>,
     spelled: Vec<u8>,
+    masked: Vec<f32>,
 }
 
 /// A token with its logit, as a number that is the smaller the larger the logit is ([`f32::total_cmp`]), and of equal
@@ -138,7 +141,10 @@ impl Neighbours {
     /// Looks at every token's merges once. What is remembered of answers is made at the first question.
     pub fn of(vocabulary: Arc<Vocabulary>) -> Self {
         let pairs = Pairs::of(&vocabulary);
-        Self { vocabulary, pairs, alone: OnceLock::new(), words: OnceLock::new() }
+        let size = u32::try_from(vocabulary.size()).unwrap_or(u32::MAX);
+        let nothing = (0..size).filter(|id| vocabulary.token_bytes(TokenId(*id)).is_none());
+        let unused = nothing.filter_map(|id| usize::try_from(id).ok()).collect();
+        Self { vocabulary, unused, pairs, alone: OnceLock::new(), words: OnceLock::new() }
     }
 
     /// The vocabulary.
@@ -146,10 +152,38 @@ impl Neighbours {
         &self.vocabulary
     }
 
-    /// Takes δ back from likely tokens that the tokenizer would not have made after `last`.
+    /// Sets the logits of numbers that stand for nothing to −∞: padding beyond the vocabulary, and gaps.
+    pub fn mask(&self, logits: &mut [f32]) {
+        for id in &self.unused {
+            if let Some(logit) = logits.get_mut(*id) {
+                *logit = f32::NEG_INFINITY;
+            }
+        }
+        if let Some(padding) = logits.get_mut(self.vocabulary.size()..) {
+            padding.fill(f32::NEG_INFINITY);
+        }
+    }
+
+    /// [`Neighbours::unbias`] for logits that are not masked: numbers that stand for nothing keep what they have. Who may
+    /// be drawn is the caller's to say.
+    pub fn unbias_unmasked(&self, last: TokenId, raw: &[f32], marked: &mut [f32], likely: &mut Likely) {
+        let mut masked = std::mem::take(&mut likely.masked);
+        masked.clear();
+        masked.extend_from_slice(marked);
+        self.mask(&mut masked);
+        self.unbias(last, raw, &mut masked, likely);
+        for (marked, masked) in marked.iter_mut().zip(&masked) {
+            if *masked > f32::NEG_INFINITY {
+                *marked = *masked;
+            }
+        }
+        likely.masked = masked;
+    }
+
+    /// Takes what the mark added back from likely tokens that the tokenizer would not have made after `last`.
     ///
     /// `raw` are the logits before the mark, `marked` after it, with −∞ where a number stands for no token. Unlikely
-    /// tokens keep their δ: they are hardly ever drawn, and there are many. How likely a token is, is read off
+    /// tokens keep it: they are hardly ever drawn, and there are many. How likely a token is, is read off
     /// `marked`. Detection knows nothing of this and need not: it changes which texts are written, not how a text is
     /// judged.
     pub fn unbias(&self, last: TokenId, raw: &[f32], marked: &mut [f32], likely: &mut Likely) {
@@ -160,7 +194,7 @@ impl Neighbours {
             let Ok(id) = u32::try_from(token & u64::from(u32::MAX)) else { continue };
             let Ok(place) = usize::try_from(id) else { continue };
             let (Some(raw), Some(marked)) = (raw.get(place), marked.get_mut(place)) else { continue };
-            // Without δ there is nothing to take back, and nothing to ask.
+            // Where nothing was added there is nothing to take back, and nothing to ask.
             if raw.to_bits() != marked.to_bits() && !self.usual(last, TokenId(id), spelled) {
                 *marked = *raw;
             }

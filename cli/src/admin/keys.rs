@@ -86,8 +86,8 @@ pub(super) async fn run(
             // Before anything is begun: a model may take a while to load.
             let mut judges = Trial::open(&trial, &[mode], runtime)?;
             let work = async {
-                let key = keys.sub_key(&ring, version, &judges.family()).await?;
-                let report = judges.reports(&[key], &trial.corpora)?.pop();
+                let (id, mark) = keys.with_master(&ring, version, |master| judges.mark(master)).await?;
+                let report = judges.reports(&[(id, mark?)], &trial.corpora)?.pop();
                 let report = report.ok_or_else(|| Failure::Usage("no mode was asked for".into()))?;
                 Ok::<_, AdminError>(keys.record_calibration(&ring, version, report).await?)
             };

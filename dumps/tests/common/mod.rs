@@ -7,11 +7,11 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
-use dandyroll_detector::{Background, BackgroundTally, Policy};
+use dandyroll_detector::{BackgroundTally, Policy};
 use dandyroll_dumps::{
     Existing, Judge, Options, Progress, ResultFormat, RunError, Sink, Summary, Wanted, run,
 };
-use dandyroll_scheme::{ListKey, MasterKey, Recipe, TokenId};
+use dandyroll_scheme::{Background, Mark, MasterKey, Recipe, TokenId};
 use dandyroll_vocab::Vocabulary;
 use serde_json::Value;
 
@@ -26,10 +26,12 @@ fn recipe() -> Recipe {
     Recipe::built_in("prose-v1").unwrap()
 }
 
-pub(crate) fn lists(number: u8) -> (dandyroll_scheme::KeyId, ListKey) {
+/// A key's id and its mark, with a list of windows that are not scored.
+pub(crate) fn mark(number: u8, background: Option<Arc<Background>>) -> (dandyroll_scheme::KeyId, Arc<Mark>) {
     let master = MasterKey::take(&mut [number; 32]);
     let profile = recipe().bind(VOCABULARY.digest(), None).unwrap();
-    (master.id(), master.lists(&profile.family()))
+    let profile = profile.with_background(background.as_ref().map(|list| list.digest()));
+    (master.id(), Arc::new(Mark::new(&master, &profile, background).unwrap()))
 }
 
 /// A judge for these keys.
@@ -40,9 +42,8 @@ pub(crate) fn judge(keys: &[u8], spans: bool) -> Judge {
 /// A judge that leaves a list of windows unscored.
 pub(crate) fn judge_but(keys: &[u8], spans: bool, background: Option<Arc<Background>>) -> Judge {
     let wanted = keys.iter().map(|number| {
-        let (key, lists) = lists(*number);
-        let (lists, background) = (Arc::new(lists), background.clone());
-        Wanted { key, profile: "prose-v1".into(), lists, gamma: recipe().gamma, background }
+        let (key, mark) = mark(*number, background.clone());
+        Wanted { key, profile: "prose-v1".into(), mark }
     });
     Judge::new(Arc::clone(&VOCABULARY), wanted.collect(), Policy::STANDARD, spans)
 }
@@ -50,7 +51,7 @@ pub(crate) fn judge_but(keys: &[u8], spans: bool, background: Option<Arc<Backgro
 /// A text of words, most of them green under a key. Words are single tokens with their space, so encoding gives the
 /// same tokens back.
 pub(crate) fn marked(key: u8, seed: usize, tokens: usize) -> String {
-    let (_, lists) = lists(key);
+    let (_, mark) = mark(key, None);
     let words: Vec<TokenId> = (0..u32::try_from(VOCABULARY.size()).unwrap())
         .map(TokenId)
         .filter(|id| {
@@ -69,9 +70,8 @@ pub(crate) fn marked(key: u8, seed: usize, tokens: usize) -> String {
             })
             .collect();
         let green = |id: &&TokenId| {
-            lists
-                .context(&text)
-                .is_some_and(|context| lists.green(context, **id, recipe().gamma) == Some(true))
+            let word = mark.words().context(&text).and_then(|context| mark.words().word(context, **id));
+            word.is_some_and(|word| mark.scheme().favours(word))
         };
         text.push(*candidates.iter().find(green).unwrap_or(&candidates[0]));
     }
@@ -88,7 +88,7 @@ pub(crate) fn human() -> Vec<String> {
 
 /// The windows that occur in at least two of the human texts.
 pub(crate) fn background() -> Arc<Background> {
-    let mut tally = BackgroundTally::new(recipe().width);
+    let mut tally = BackgroundTally::new(recipe().width());
     for text in human() {
         tally.add(&VOCABULARY.encode_ids(dandyroll_vocab::normalise(&text).text()).unwrap()).unwrap();
     }

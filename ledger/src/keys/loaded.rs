@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use dandyroll_scheme::{KeyId, ListFamily, ListKey, Marker, MasterKey, Profile};
+use dandyroll_scheme::{
+    Background, KeyId, Mark, MarkError, MasterKey, Profile, ProfileId, WordFamily, WordKey,
+};
 
 use super::{Alias, KeyError, Keys, State, Version};
 use crate::store::{StoreError, Tx};
@@ -15,11 +17,12 @@ struct Held {
     derived: Mutex<Derived>,
 }
 
-/// Sub-keys by list family, logits processors by profile. Both are few: as many as there are profiles.
+/// Sub-keys by family of words; marks by profile and by whether the background list that it names is there. Both are
+/// few: as many as there are profiles.
 #[derive(Default)]
 struct Derived {
-    lists: Vec<(ListFamily, Arc<ListKey>)>,
-    markers: Vec<(Profile, Arc<Marker>)>,
+    words: Vec<(WordFamily, Arc<WordKey>)>,
+    marks: Vec<(ProfileId, Arc<Mark>)>,
 }
 
 /// One version, ready for use. Clones share the master and what was derived from it, which are erased with the
@@ -43,38 +46,39 @@ impl LoadedKey {
         &self.held.master
     }
 
-    /// The sub-key of a list family, derived at its first use.
-    pub fn lists(&self, family: &ListFamily) -> Arc<ListKey> {
-        let mut derived = self.derived();
-        cached(&mut derived.lists, family, || self.held.master.lists(family))
-    }
-
-    /// The logits processor of a profile, made at its first use.
+    /// The mark of a profile, made at its first use. Marks of one family share their words. Detection needs the
+    /// background list that the profile names.
     ///
     /// Whoever holds it can finish a text under this version, whatever becomes of the version meanwhile.
-    pub fn marker(&self, profile: &Profile) -> Arc<Marker> {
+    pub fn mark(
+        &self,
+        profile: &Profile,
+        background: Option<Arc<Background>>,
+    ) -> Result<Arc<Mark>, MarkError> {
         let mut derived = self.derived();
-        cached(&mut derived.markers, profile, || Marker::new(&self.held.master, profile))
+        let same = |mark: &Mark| mark.background().is_some() == background.is_some();
+        let known = derived.marks.iter().find(|(id, mark)| *id == profile.id() && same(mark));
+        if let Some((_, mark)) = known {
+            return Ok(Arc::clone(mark));
+        }
+        let family = profile.family();
+        let words = match derived.words.iter().find(|(known, _)| *known == family) {
+            Some((_, words)) => Arc::clone(words),
+            None => {
+                let words = Arc::new(self.held.master.words(&family));
+                derived.words.push((family, Arc::clone(&words)));
+                words
+            }
+        };
+        let mark = Arc::new(Mark::of_words(words, &self.key_id, profile, background)?);
+        derived.marks.push((profile.id(), Arc::clone(&mark)));
+        Ok(mark)
     }
 
     fn derived(&self) -> std::sync::MutexGuard<'_, Derived> {
         // Entries are pushed whole: a thread that died here left nothing half done.
         self.held.derived.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// The entry of that name, made if there is none.
-fn cached<K: Copy + PartialEq, V>(
-    entries: &mut Vec<(K, Arc<V>)>,
-    key: &K,
-    make: impl FnOnce() -> V,
-) -> Arc<V> {
-    if let Some((_, value)) = entries.iter().find(|(known, _)| known == key) {
-        return Arc::clone(value);
-    }
-    let value = Arc::new(make());
-    entries.push((*key, Arc::clone(&value)));
-    value
 }
 
 impl fmt::Debug for LoadedKey {

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dandyroll_api::calibration::CalibrationReport;
-use dandyroll_scheme::{KeyId, ListFamily, ListKey, MasterKey};
+use dandyroll_scheme::{KeyId, MasterKey};
 
 pub(crate) use kek::Binding;
 pub use kek::{Kek, KekError, KekRing, UnwrapError};
@@ -630,18 +630,19 @@ impl Keys {
         kept_reports(&version_of(&mut tx, alias, version).await?)
     }
 
-    /// The sub-key of a version, whatever its state as long as its master is there: to calibrate it.
-    pub async fn sub_key(
+    /// Opens the master of a version, whatever its state as long as it is there, and hands it to `with`: to calibrate
+    /// it.
+    pub async fn with_master<R>(
         &self,
         alias: &Alias,
         version: Version,
-        family: &ListFamily,
-    ) -> Result<(KeyId, ListKey), KeyError> {
+        with: impl FnOnce(&MasterKey) -> R,
+    ) -> Result<(KeyId, R), KeyError> {
         let mut tx = self.store.read().await?;
         tx.ring(alias).await?.ok_or_else(|| KeyError::UnknownRing(alias.clone()))?;
         let row = version_of(&mut tx, alias, version).await?;
         let master = self.open(&row)?.ok_or_else(|| KeyError::Destroyed { alias: alias.clone(), version })?;
-        Ok((row.key_id, master.lists(family)))
+        Ok((row.key_id, with(&master)))
     }
 
     /// Wraps everything under the key-encryption key in use. Rows already under it are left; rows that do not open

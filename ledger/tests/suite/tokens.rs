@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use dandyroll_ledger::Timestamp;
 use dandyroll_ledger::tokens::{AuthError, Grant, Policy, RateLimit, Scope, Token, TokenError};
-use dandyroll_scheme::{Recipe, Sha256Digest};
+use dandyroll_scheme::Sha256Digest;
+use dandyroll_scheme::schemes::green_list;
 
 use crate::place::Place;
 
@@ -89,8 +90,8 @@ async fn what_is_granted_reads_back(place: Place) {
 
 async fn profiles_are_stored_once_and_found_by_name_and_id(place: Place) {
     let (a, b) = (place.node("a").await, place.node("b").await);
-    let prose = Recipe::prose_v1().bind(Sha256Digest([1; 32]), None).unwrap();
-    let code = Recipe::code_v1().bind(Sha256Digest([1; 32]), Some(Sha256Digest([2; 32]))).unwrap();
+    let prose = green_list::prose_v1().bind(Sha256Digest([1; 32]), None).unwrap();
+    let code = green_list::code_v1().bind(Sha256Digest([1; 32]), Some(Sha256Digest([2; 32]))).unwrap();
     let name = "default".parse().unwrap();
     for _ in 0..2 {
         a.profiles().put(&prose, Some(&name)).await.unwrap();

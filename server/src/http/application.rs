@@ -144,12 +144,14 @@ impl Application {
         let node = Node::join(store, keks, checkpoints).await?;
         let Models { models, tokenizers } = models;
         let metrics = Exporter::new()?;
+        let backgrounds =
+            tokenizers.iter().flat_map(|known| known.backgrounds.iter().map(Arc::clone)).collect();
         let detecting =
             Detecting::start(node.clone(), metrics.service().clone(), tokenizers, settings.detection.clone())
                 .map_err(StartError::Threads)?;
-        let generating =
-            Generating::new(node.clone(), metrics.service().clone(), models, settings.generation.clone())
-                .map_err(|_| StartError::DefaultRing(settings.generation.default_alias.clone()))?;
+        let (recorded, bounds) = (metrics.service().clone(), settings.generation.clone());
+        let generating = Generating::new(node.clone(), recorded, models, backgrounds, bounds)
+            .map_err(|_| StartError::DefaultRing(settings.generation.default_alias.clone()))?;
         let jobs = Jobs::open(node.clone(), detecting.clone(), settings.jobs.clone()).await?;
         let http = settings.http.clone();
         let service = Arc::new(Service {

@@ -7,6 +7,7 @@ use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use dandyroll_api::problem::{ErrorEnvelope, ErrorObject, Problem};
+use dandyroll_files::profile::FormError;
 use dandyroll_ledger::audit::AuditError;
 use dandyroll_ledger::calibration::ReportError;
 use dandyroll_ledger::idempotency::IdempotencyError;
@@ -14,6 +15,7 @@ use dandyroll_ledger::keys::KeyError;
 use dandyroll_ledger::profiles::ProfileError;
 use dandyroll_ledger::store::StoreError;
 use dandyroll_ledger::tokens::{OptOutRefused, TokenError};
+use dandyroll_scheme::{FormError as SchemeForm, MemberError};
 
 /// Who can make the error go away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -354,7 +356,14 @@ impl From<ProfileError> for ApiError {
         match error {
             ProfileError::Unknown(_) => Self::new(ErrorCode::UnknownProfile, error.to_string()),
             ProfileError::Store(error) => error.into(),
-            other => Self::new(ErrorCode::InvalidValue, other.to_string()).parameter("profile"),
+            ProfileError::Form(ref form) => {
+                let code = match form {
+                    FormError::Form(SchemeForm::Member(MemberError::Missing(_))) => ErrorCode::MissingField,
+                    FormError::Form(SchemeForm::Member(MemberError::Unknown(_))) => ErrorCode::UnknownField,
+                    _ => ErrorCode::InvalidValue,
+                };
+                Self::new(code, error.to_string()).parameter("profile")
+            }
         }
     }
 }

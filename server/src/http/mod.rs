@@ -18,6 +18,7 @@ pub mod health;
 mod jobs;
 mod openai;
 pub mod openapi;
+mod profile_schema;
 mod service;
 
 pub use application::{Application, Models, StartError, Stopper};

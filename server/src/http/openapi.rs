@@ -60,6 +60,8 @@ fn document() -> Value {
         let operation = operation(endpoint, &mut schemas);
         paths.entry(endpoint.path).or_default().insert(endpoint.method.name().to_lowercase(), operation);
     }
+    // What a profile may hold is the schemes' to say.
+    schemas.0.insert("ProfileSpec".into(), super::profile_schema::schema());
     let description = "Marks the text and code that language models write, and finds the marks again. Errors are \
         problem documents (RFC 9457) with a stable `code`, or OpenAI's shape where the endpoint is OpenAI's; \
         docs/http.md lists endpoints, scopes, limits and codes.";

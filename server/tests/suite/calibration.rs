@@ -9,7 +9,8 @@ use dandyroll_detector::{Calibration, Detector, Hypothesis, Mode, Policy, Text};
 use dandyroll_ledger::calibration::{self, count_text};
 use dandyroll_ledger::keys::{Alias, Kek, Version};
 use dandyroll_ledger::tokens::Scope;
-use dandyroll_scheme::{KeyId, ListKey, Profile, Recipe, Sha256Digest};
+use dandyroll_scheme::schemes::green_list;
+use dandyroll_scheme::{KeyId, Mark, Profile, Sha256Digest};
 use dandyroll_vocab::normalise;
 use serde_json::{Value, json};
 
@@ -45,13 +46,13 @@ fn texts_of(lines: &str) -> Vec<String> {
 }
 
 /// The library's own counts of texts.
-fn counts(lists: &ListKey, profile: &Profile, mode: Mode, texts: &[String]) -> Calibration {
+fn counts(mark: &Mark, mode: Mode, texts: &[String]) -> Calibration {
     let (fixture, mut detector) = (Fixture::get(), Detector::new());
     let mut found = [Calibration::new()];
     for text in texts {
         let ids = fixture.vocabulary().encode_ids(normalise(text).text()).unwrap();
         let entropies = mode.needs_entropies().then(|| fixture.read(&[], &ids));
-        let hypothesis = Hypothesis { lists, gamma: profile.gamma(), mode, background: None };
+        let hypothesis = Hypothesis { mark, mode };
         let text = Text { ids: &ids, prompt: 0, entropies: entropies.as_deref() };
         count_text(&mut detector, &text, &[hypothesis], &Policy::STANDARD, &mut found).unwrap();
     }
@@ -59,11 +60,11 @@ fn counts(lists: &ListKey, profile: &Profile, mode: Mode, texts: &[String]) -> C
     found
 }
 
-/// A version's sub-key, by way of its export.
-async fn lists(server: &Served, version: u32, profile: &Profile) -> ListKey {
+/// A version's mark, by way of its export.
+async fn mark(server: &Served, version: u32, profile: &Profile) -> Mark {
     let (kek, keys) = (Kek::generate().unwrap(), server.service.node().keys());
     let exported = keys.export(&alias(), Version::new(version).unwrap(), &kek).await.unwrap();
-    exported.open(&kek).unwrap().lists(&profile.family())
+    Mark::new(&exported.open(&kek).unwrap(), profile, None).unwrap()
 }
 
 fn path(version: u32) -> String {
@@ -102,9 +103,9 @@ async fn a_version_is_made_calibrated_and_activated(place: Place) {
     assert!(server.get(&path(2)).await.good()["reports"].as_array().unwrap().is_empty());
     let corpus = held_out();
     let reply = calibrate(&server, 2, "profile=prose-v1&corpus=python-held-out", corpus.clone()).await.good();
-    let profile = Fixture::get().profile(Recipe::prose_v1());
+    let profile = Fixture::get().profile(green_list::prose_v1());
     // What the library counts, number for number.
-    let counted = counts(&lists(&server, 2, &profile).await, &profile, Mode::ModelFree, &texts_of(&corpus));
+    let counted = counts(&mark(&server, 2, &profile).await, Mode::ModelFree, &texts_of(&corpus));
     let sha256 = <sha2::Sha256 as sha2::Digest>::digest(corpus.as_bytes());
     let facts = CalibrationCorpus {
         name: "python-held-out".into(),
@@ -156,13 +157,13 @@ async fn a_version_that_errs_is_activated_by_force_only(place: Place) {
     pending(&server, 2).await;
     // Three hundred copies of the text that the key likes most: of 300 texts some has p ≤ 10⁻² with probability
     // 1 − 0.99³⁰⁰ = 0.95, so more keys are tried if need be. A key errs on a template always or never.
-    let profile = Fixture::get().profile(Recipe::prose_v1());
+    let profile = Fixture::get().profile(green_list::prose_v1());
     let held_out = texts_of(&held_out());
     let mut version = 2;
     let template = loop {
-        let lists = lists(&server, version, &profile).await;
+        let mark = mark(&server, version, &profile).await;
         let errs = |text: &&String| {
-            counts(&lists, &profile, Mode::ModelFree, std::slice::from_ref(*text)).all().positives[0] == 1
+            counts(&mark, Mode::ModelFree, std::slice::from_ref(*text)).all().positives[0] == 1
         };
         if let Some(text) = held_out.iter().find(errs) {
             break json!({ "text": text }).to_string() + "\n";
@@ -227,7 +228,7 @@ async fn a_good_report_hides_no_bad_one(place: Place) {
     let put = async |positives: u32, profile: Option<u8>| {
         let mut report = serde_json::to_value(sample(&key, positives)).unwrap();
         if let Some(byte) = profile {
-            let other = Recipe::prose_v1().bind(Sha256Digest([byte; 32]), None).unwrap().id();
+            let other = green_list::prose_v1().bind(Sha256Digest([byte; 32]), None).unwrap().id();
             report["profile"] = json!(other.to_string());
         }
         server.send("PUT", &path(2), report).await
@@ -253,10 +254,10 @@ async fn a_good_report_hides_no_bad_one(place: Place) {
 
 async fn entropies_are_the_library_s(place: Place) {
     let server = texts::start(&place, &[]).await;
-    let profile = Fixture::get().profile(Recipe::code_v1());
+    let profile = Fixture::get().profile(green_list::code_v1());
     let lines: String = held_out().lines().take(6).map(|line| format!("{line}\r\n\n")).collect();
     let texts = texts_of(&lines.replace("\r\n\n", "\n"));
-    let lists = lists(&server, 1, &profile).await;
+    let mark = mark(&server, 1, &profile).await;
     let gated = Mode::Gated(profile.threshold().unwrap());
     for (query, mode, name) in [
         ("profile=code-v1", gated, "entropy-gated"),
@@ -265,7 +266,7 @@ async fn entropies_are_the_library_s(place: Place) {
     ] {
         let reply = calibrate(&server, 1, query, lines.clone()).await.good();
         let found = &reply["report"];
-        let expected = counts(&lists, &profile, mode, &texts);
+        let expected = counts(&mark, mode, &texts);
         let all = expected.all();
         assert_eq!((&found["mode"], &found["corpora"][0]["documents"]), (&json!(name), &json!(6)), "{found}");
         assert_eq!(

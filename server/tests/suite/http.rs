@@ -117,7 +117,7 @@ async fn a_ring_lives_its_life_over_http(place: Place) {
 
 fn profile(context_width: u8) -> Value {
     json!({
-        "algorithm": "green-list", "bias_site": "raw-logits", "context_width": context_width, "delta": 2.0,
+        "algorithm": "green-list", "bias_site": "raw-logits", "context_width": context_width, "delta": 2,
         "entropy_threshold": null, "function_version": 1, "gamma": 0.25, "model_sha256": null,
         "seeding": "left", "tokenizer_sha256": "01".repeat(32)
     })

@@ -266,7 +266,7 @@ async fn a_stream_over_http_is_the_same_text(place: Place) {
     assert_eq!(text, whole["choices"][0]["text"].as_str().unwrap());
     let last = chunks.last().unwrap();
     assert_eq!(last["usage"], whole["usage"]);
-    assert_eq!(last["watermark"]["biased"], whole["watermark"]["biased"]);
+    assert_eq!(last["watermark"]["marked"], whole["watermark"]["marked"]);
     let rows = server.entries("action=generate").await;
     let outputs: Vec<&Value> =
         rows.iter().map(|row| &row["output"]).filter(|hash| hash.is_string()).collect();
@@ -362,7 +362,7 @@ async fn tiers_over_http(place: Place) {
     assert!(seen["findings"][0]["z"].as_f64().unwrap() > 4.0 && seen["tokens"].is_null());
     assert_eq!(seen["spans"][0]["key"]["alias"], "default");
     let colours = server.post("/v1/detect", json!({ "text": text, "tokens": true })).await.good();
-    assert!(colours["tokens"].as_array().unwrap().iter().any(|token| token["colour"] == "green"));
+    assert!(colours["tokens"].as_array().unwrap().iter().any(|token| token["colour"] == "favoured"));
     // With entropies, over HTTP: the numbers of the library.
     let weighted = json!({ "text": text, "prompt": PROMPT, "modes": ["entropy-weighted"] });
     let found = server.post("/v1/detect", weighted).await.good();

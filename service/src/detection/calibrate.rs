@@ -9,9 +9,9 @@ use std::sync::Arc;
 use dandyroll_api::Object;
 use dandyroll_api::calibration::{CalibrationCorpus, HumanText};
 use dandyroll_api::detect::ModeName;
-use dandyroll_detector::{Background, Calibration, Detector, Hypothesis, Mode, Policy, Text};
+use dandyroll_detector::{Calibration, Detector, Hypothesis, Mode, Policy, Text};
 use dandyroll_ledger::calibration::count_text;
-use dandyroll_scheme::{ListKey, Nats, Profile, Sha256Digest, TokenId};
+use dandyroll_scheme::{Background, Mark, MarkError, MasterKey, Nats, Profile, Sha256Digest, TokenId};
 use dandyroll_vocab::{Vocabulary, normalise};
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
@@ -44,12 +44,17 @@ impl Trial {
     pub fn mode(&self) -> Mode {
         self.mode
     }
+
+    /// The mark that is looked for under a key.
+    pub fn mark(&self, master: &MasterKey) -> Result<Mark, MarkError> {
+        Mark::new(master, &self.profile, self.background.clone())
+    }
 }
 
 struct Run {
     service: Detecting,
     trial: Trial,
-    lists: ListKey,
+    mark: Mark,
     policy: Policy,
     line_limit: usize,
 }
@@ -87,30 +92,31 @@ impl Detecting {
         let (shown, profile, (_, tokenizer)) = profile_of(profile, &snapshot, &self.inner.tokenizers)?;
         let reader = tokenizer.reader.as_ref();
         let mode = mode_of(mode, &shown, &profile, reader.map(|reader| reader.model()))?;
+        // A profile whose list is not there was refused.
+        let background = tokenizer.background(&profile).ok().flatten();
         Ok(Trial {
             profile,
             vocabulary: Arc::clone(&tokenizer.vocabulary),
-            // A profile whose list is not there was refused.
-            background: tokenizer.background(&profile).ok().flatten(),
+            background,
             mode,
             reader: reader.filter(|_| mode.needs_entropies()).map(Arc::clone),
         })
     }
 
-    /// Begins a calibration, if there is room for one batch more. `lists` is the key's sub-key of the trial's profile.
+    /// Begins a calibration, if there is room for one batch more. `mark` is the trial's under the key ([`Trial::mark`]).
     ///
     /// A line has at most `line_limit` bytes, all of them together `body_limit`.
     pub fn calibrate(
         &self,
         trial: Trial,
-        lists: ListKey,
+        mark: Mark,
         line_limit: usize,
         body_limit: usize,
     ) -> Result<Calibrating, DetectionError> {
         let place = self.inner.pool.admit_bulk()?;
         let policy = Policy::STANDARD;
         Ok(Calibrating {
-            run: Arc::new(Run { service: self.clone(), trial, lists, policy, line_limit }),
+            run: Arc::new(Run { service: self.clone(), trial, mark, policy, line_limit }),
             reader: LineReader::new(line_limit),
             digest: Sha256::new(),
             taken: 0,
@@ -249,12 +255,7 @@ impl Run {
         detector: &mut Detector,
         found: &mut Calibration,
     ) -> Result<(), DetectionError> {
-        let hypothesis = Hypothesis {
-            lists: &self.lists,
-            gamma: self.trial.profile.gamma(),
-            mode: self.trial.mode,
-            background: self.trial.background.as_deref(),
-        };
+        let hypothesis = Hypothesis { mark: &self.mark, mode: self.trial.mode };
         let text = Text { ids, prompt: 0, entropies };
         Ok(count_text(detector, &text, &[hypothesis], &self.policy, std::slice::from_mut(found))?)
     }

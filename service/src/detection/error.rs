@@ -87,7 +87,7 @@ pub enum DetectionError {
         /// The profile, as it was named.
         profile: String,
         /// What is missing.
-        why: &'static str,
+        why: String,
     },
     /// The caller: more than is done at once.
     #[error("{found} {what} are too many: at most {most}")]

@@ -3,9 +3,7 @@
 use std::time::{Duration, Instant};
 
 use dandyroll_api::detect as wire;
-use dandyroll_detector::{
-    Colour, Correction, Detector, Finding, Log10P, Mode, Reason, Span, Text, Verdict, judge,
-};
+use dandyroll_detector::{Colour, Correction, Detector, Finding, Log10P, Reason, Span, Text, Verdict, judge};
 use dandyroll_ledger::audit::{OutputHash, OutputHasher};
 use dandyroll_scheme::Nats;
 use dandyroll_vocab::{Encoding, Normalised, Place, Removed, normalise};
@@ -155,8 +153,8 @@ fn coloured(
 
 fn colour_of(colour: Colour) -> wire::Colour {
     match colour {
-        Colour::Green => wire::Colour::Green,
-        Colour::Red => wire::Colour::Red,
+        Colour::Favoured => wire::Colour::Favoured,
+        Colour::Unfavoured => wire::Colour::Unfavoured,
         Colour::Repeat => wire::Colour::Repeat,
         // The prompt is never part of the text that is coloured.
         Colour::NotScored(Reason::ShortContext | Reason::Prompt) => wire::Colour::ShortContext,
@@ -244,19 +242,15 @@ fn normalised(removed: &Removed) -> wire::Normalised {
 
 fn finding_of(finding: &Finding, test: &Planned, tokens: usize) -> wire::Finding {
     let evidence = &finding.evidence;
-    let counts = evidence.counts;
-    let weighted = evidence.mode == Mode::Weighted;
     wire::Finding {
         verdict: finding.verdict.name().into(),
         key: test.key.clone(),
         profiles: test.profiles.clone(),
         mode: evidence.mode.name().into(),
         tokens: wide(tokens),
-        scored: counts.scored(),
-        green: counts.green(),
-        expected_share: test.gamma.effective(),
-        scored_weight: weighted.then(|| counts.scored_weight()),
-        green_weight: weighted.then(|| counts.green_weight()),
+        scored: evidence.scored,
+        score: evidence.score,
+        expected: evidence.expected,
         z: evidence.z.map(|z| z.get()),
         log10_p: evidence.log10_p.get(),
         hypotheses: finding.hypotheses,
@@ -275,7 +269,7 @@ fn span_of(span: &Span, place: &Place, test: &Planned) -> wire::Span {
         mode: span.mode.name().into(),
         tokens: wide(span.tokens.len()),
         scored: span.scored,
-        green: span.green,
+        score: span.score,
         log10_p: span.log10_p.get(),
         log10_p_adjusted: span.adjusted.get(),
     }

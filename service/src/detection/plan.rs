@@ -7,12 +7,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use dandyroll_api::detect::{KeyRef, Look, ModeName, ProfileRef};
-use dandyroll_detector::{Background, Correction, Hypothesis, Mode, Policy};
+use dandyroll_detector::{Correction, Hypothesis, Mode, ModeError, Policy};
 use dandyroll_dumps::{Judge, Wanted};
 use dandyroll_ledger::keys::{Alias, LoadedKey, State, Version};
 use dandyroll_ledger::node::Snapshot;
 use dandyroll_ledger::tokens::{Grant, Scope};
-use dandyroll_scheme::{Gamma, KeyId, ListKey, Nats, Profile, Sha256Digest, TokenId};
+use dandyroll_scheme::{Background, KeyId, Mark, Nats, Profile, Sha256Digest, TokenId};
 use dandyroll_vocab::Vocabulary;
 
 use super::DetectionError;
@@ -51,7 +51,7 @@ impl Tokenizer {
         let fits = |list: &&Arc<Background>| {
             list.digest() == named
                 && list.tokenizer() == profile.tokenizer()
-                && list.width() == profile.recipe().width
+                && list.width() == profile.recipe().width()
         };
         self.backgrounds.iter().find(fits).map(|list| Some(Arc::clone(list))).ok_or(named)
     }
@@ -85,10 +85,8 @@ pub(crate) struct Planned {
     pub(crate) key: KeyRef,
     pub(crate) compromised: bool,
     pub(crate) profiles: Vec<ProfileRef>,
-    pub(crate) lists: Arc<ListKey>,
-    pub(crate) gamma: Gamma,
+    pub(crate) mark: Arc<Mark>,
     pub(crate) mode: Mode,
-    pub(crate) background: Option<Arc<Background>>,
 }
 
 /// Tests that share a tokenizer, and so a tokenised text.
@@ -126,14 +124,7 @@ impl Plan {
     /// The detector's form of a group's tests.
     pub(crate) fn hypotheses(&self, group: &Group) -> Vec<Hypothesis<'_>> {
         let tests = group.tests.iter().filter_map(|test| self.tests.get(*test));
-        tests
-            .map(|test| Hypothesis {
-                lists: &test.lists,
-                gamma: test.gamma,
-                mode: test.mode,
-                background: test.background.as_deref(),
-            })
-            .collect()
+        tests.map(|test| Hypothesis { mark: &test.mark, mode: test.mode }).collect()
     }
 
     /// Whether any test needs the model.
@@ -169,9 +160,7 @@ impl Plan {
             Ok(Wanted {
                 key: test.key.key_id.parse().map_err(|_| DetectionError::Died)?,
                 profile: test.profiles.first().map(|profile| profile.id.clone()).unwrap_or_default(),
-                lists: Arc::clone(&test.lists),
-                gamma: test.gamma,
-                background: test.background.clone(),
+                mark: Arc::clone(&test.mark),
             })
         });
         let wanted = wanted.collect::<Result<Vec<Wanted>, DetectionError>>()?;
@@ -290,20 +279,17 @@ fn assemble(
         let first = tests.len();
         for (place, profile, mode) in &kinds {
             let Some(tokenizer) = tokenizers.get(*place) else { continue };
-            let lists = key.lists(&profile.family());
             // Profiles whose list is not there were refused.
             let background = tokenizer.background(profile).ok().flatten();
+            let mark = key.mark(profile, background).map_err(|error| value("profiles", error.to_string()))?;
             let reference = ProfileRef {
                 id: profile.id().to_string(),
                 names: names.get(profile.id().as_str()).cloned().unwrap_or_default(),
             };
-            let same = tests.iter_mut().skip(first).find(|test| {
-                let digest = |list: &Option<Arc<Background>>| list.as_ref().map(|list| list.digest());
-                Arc::ptr_eq(&test.lists, &lists)
-                    && test.gamma == profile.gamma()
-                    && test.mode == *mode
-                    && digest(&test.background) == digest(&background)
-            });
+            let same = tests
+                .iter_mut()
+                .skip(first)
+                .find(|test| test.mark.test() == mark.test() && test.mode == *mode);
             if let Some(same) = same {
                 if !same.profiles.contains(&reference) {
                     same.profiles.push(reference);
@@ -328,10 +314,8 @@ fn assemble(
                 },
                 compromised: key.state == State::Compromised,
                 profiles: vec![reference],
-                lists,
-                gamma: profile.gamma(),
+                mark,
                 mode: *mode,
-                background,
             });
         }
     }
@@ -460,7 +444,7 @@ pub(super) fn profile_of<'t>(
     if let Err(list) = found.1.background(profile) {
         return Err(DetectionError::BackgroundNotLoaded { profile: shown(), list });
     }
-    Ok((shown(), *profile, found))
+    Ok((shown(), profile.clone(), found))
 }
 
 /// A mode as asked for, with a profile and the model that is loaded over its tokenizer.
@@ -470,18 +454,30 @@ pub(super) fn mode_of(
     profile: &Profile,
     model: Option<Sha256Digest>,
 ) -> Result<Mode, DetectionError> {
-    let fault = |mode, why| DetectionError::Mode { mode, profile: named.to_owned(), why };
-    let gated = profile.threshold().map(Mode::Gated);
+    let fault = |mode: ModeName, why: String| DetectionError::Mode {
+        mode: mode.name(),
+        profile: named.to_owned(),
+        why,
+    };
+    let null = profile.recipe().scheme().null();
+    let of = |mode: ModeName| {
+        let found = Mode::named(mode.name(), profile.threshold(), null);
+        found.map_err(|error: ModeError| fault(mode, error.to_string()))
+    };
     let gate_model = model.is_some() && profile.model() == model;
-    match (asked, gated) {
-        (ModeName::Auto, Some(gated)) if gate_model => Ok(gated),
-        (ModeName::Auto | ModeName::ModelFree, _) => Ok(Mode::ModelFree),
-        (ModeName::EntropyGated, None) => Err(fault("entropy-gated", "it has no entropy threshold")),
-        (ModeName::EntropyGated, Some(gated)) if gate_model => Ok(gated),
-        (ModeName::EntropyGated, Some(_)) => Err(fault("entropy-gated", "its model is not loaded here")),
-        (ModeName::EntropyWeighted, _) if model.is_some() => Ok(Mode::Weighted),
-        (ModeName::EntropyWeighted, _) => {
-            Err(fault("entropy-weighted", "no model is loaded here over its tokenizer"))
+    match asked {
+        ModeName::Auto if gate_model && profile.threshold().is_some() => of(ModeName::EntropyGated),
+        ModeName::Auto => of(ModeName::ModelFree),
+        ModeName::EntropyGated => {
+            let mode = of(asked)?;
+            if gate_model { Ok(mode) } else { Err(fault(asked, "its model is not loaded here".into())) }
+        }
+        _ => {
+            let mode = of(asked)?;
+            if mode.needs_entropies() && model.is_none() {
+                return Err(fault(asked, "no model is loaded here over its tokenizer".into()));
+            }
+            Ok(mode)
         }
     }
 }

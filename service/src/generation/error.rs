@@ -25,6 +25,8 @@ pub enum Obstacle {
     OtherModel,
     /// So few tokens that none of them can be marked.
     TooShort,
+    /// The sampler takes the likeliest token, and the profile's mark is in the choice.
+    NotMarkable,
 }
 
 impl Obstacle {
@@ -36,6 +38,7 @@ impl Obstacle {
             Self::UnknownProfile => "unknown_profile",
             Self::OtherModel => "other_model",
             Self::TooShort => "too_short",
+            Self::NotMarkable => "not_markable",
         }
     }
 
@@ -46,6 +49,9 @@ impl Obstacle {
             Self::UnknownProfile => "there is no such profile",
             Self::OtherModel => "the profile is for another tokenizer or model",
             Self::TooShort => "so few tokens are asked for that none can be marked",
+            Self::NotMarkable => {
+                "the likeliest token is always taken (temperature 0, or top_k 1), and this profile marks by choosing"
+            }
         }
     }
 }

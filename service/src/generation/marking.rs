@@ -6,25 +6,25 @@ use dandyroll_api::openai::WatermarkRequest;
 use dandyroll_ledger::keys::{Alias, Version};
 use dandyroll_ledger::node::Snapshot;
 use dandyroll_ledger::tokens::{Grant, Policy};
-use dandyroll_scheme::{KeyId, Marker, Profile, Sha256Digest};
+use dandyroll_scheme::{Background, KeyId, Mark, Profile, Sha256Digest};
 
 use super::error::{GenerationError, Obstacle};
 
 /// What a text is marked with. It holds the sub-key: a text that was begun is finished under the version it
 /// names, whatever becomes of the version meanwhile.
 #[derive(Clone, Debug)]
-pub(crate) struct Mark {
+pub(crate) struct Chosen {
     pub(crate) alias: Alias,
     pub(crate) version: Version,
     pub(crate) key_id: KeyId,
     pub(crate) profile: Profile,
-    pub(crate) marker: Arc<Marker>,
+    pub(crate) mark: Arc<Mark>,
 }
 
 /// What was decided, and why.
 #[derive(Clone, Debug)]
 pub(crate) struct Marking {
-    pub(crate) mark: Option<Mark>,
+    pub(crate) mark: Option<Chosen>,
     pub(crate) reason: &'static str,
 }
 
@@ -35,13 +35,17 @@ pub(crate) struct Defaults {
     pub(crate) profile: String,
 }
 
-/// The model that would generate.
+/// The model that would generate, and how.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Target {
+pub(crate) struct Target<'a> {
     pub(crate) tokenizer: Sha256Digest,
     pub(crate) model: Sha256Digest,
     /// The most tokens that will be generated.
     pub(crate) max_tokens: usize,
+    /// Whether the sampler takes the likeliest token, so that there is nothing to choose from.
+    pub(crate) greedy: bool,
+    /// The background lists that profiles may name: what a detector scores depends on them.
+    pub(crate) backgrounds: &'a [Arc<Background>],
 }
 
 /// Decides by the snapshot as it is now.
@@ -52,7 +56,7 @@ pub(crate) fn decide(
     ask: &WatermarkRequest,
     grant: &Grant,
     snapshot: &Snapshot,
-    target: Target,
+    target: Target<'_>,
     defaults: &Defaults,
 ) -> Result<Marking, GenerationError> {
     let value = |field, fault: String| GenerationError::Value { field, fault };
@@ -114,16 +118,20 @@ pub(crate) fn decide(
     let Some(key) = ring.active() else { return unless(Obstacle::NoActiveKey) };
     // A token needs h others before it. Only an explicit wish is refused: an enforced policy must let short
     // answers through, as it does those that end by themselves.
-    if ask.require && target.max_tokens <= profile.recipe().width.len() {
+    if ask.require && target.max_tokens <= profile.recipe().width().len() {
         return Err(GenerationError::Required(Obstacle::TooShort));
     }
-    let mark = Mark {
-        alias,
-        version: key.version,
-        key_id: key.key_id.clone(),
-        profile: *profile,
-        marker: key.marker(profile),
-    };
+    let list = target
+        .backgrounds
+        .iter()
+        .find(|list| Some(list.digest()) == profile.background() && list.width() == profile.recipe().width());
+    // A list that was found by its digest and fits is the profile's.
+    let mark = key.mark(profile, list.map(Arc::clone)).map_err(|_| GenerationError::Died)?;
+    if target.greedy && !mark.is_raw() {
+        return unless(Obstacle::NotMarkable);
+    }
+    let mark =
+        Chosen { alias, version: key.version, key_id: key.key_id.clone(), profile: profile.clone(), mark };
     let reason = match (grant.policy, asked) {
         (Policy::Enforced, _) => "enforced",
         (_, Some(true)) => "requested",
@@ -160,7 +168,8 @@ mod tests {
 
     fn run(ask: &WatermarkRequest, grant: &Grant) -> Result<Marking, GenerationError> {
         let digest = Sha256Digest([1; 32]);
-        let target = Target { tokenizer: digest, model: digest, max_tokens: 16 };
+        let target =
+            Target { tokenizer: digest, model: digest, max_tokens: 16, greedy: false, backgrounds: &[] };
         let defaults = Defaults { alias: "default".parse().unwrap(), profile: "prose-v1".into() };
         decide(ask, grant, &Snapshot::default(), target, &defaults)
     }

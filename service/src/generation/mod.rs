@@ -20,7 +20,7 @@ use dandyroll_ledger::Timestamp;
 use dandyroll_ledger::audit::{Completion, Detail, DetailValue, Intent, Operation, Subject};
 use dandyroll_ledger::keys::{Alias, BadAlias};
 use dandyroll_ledger::node::Node;
-use dandyroll_scheme::TokenId;
+use dandyroll_scheme::{Background, TokenId};
 use dandyroll_vocab::{VocabError, Vocabulary};
 use futures_util::future::try_join_all;
 use tokio::runtime::Handle;
@@ -35,7 +35,7 @@ pub use wire::Answer;
 
 use crate::metrics::Metrics;
 use crate::{AUDIT_WAIT, Asker};
-use marking::{Defaults, Mark, Marking, Target, decide};
+use marking::{Chosen, Defaults, Marking, Target, decide};
 use order::Prompts;
 use run::Text;
 
@@ -68,6 +68,7 @@ struct Inner {
     node: Node,
     metrics: Metrics,
     models: Vec<Arc<dyn Model>>,
+    backgrounds: Vec<Arc<Background>>,
     settings: GenerationSettings,
     defaults: Defaults,
     runtime: Handle,
@@ -97,12 +98,24 @@ impl Generating {
         node: Node,
         metrics: Metrics,
         models: Vec<Arc<dyn Model>>,
+        backgrounds: Vec<Arc<Background>>,
         settings: GenerationSettings,
     ) -> Result<Self, BadAlias> {
         let alias: Alias = settings.default_alias.parse()?;
         let defaults = Defaults { alias, profile: settings.default_profile.clone() };
         let (runtime, started) = (Handle::current(), Timestamp::now());
-        Ok(Self { inner: Arc::new(Inner { node, metrics, models, settings, defaults, runtime, started }) })
+        Ok(Self {
+            inner: Arc::new(Inner {
+                node,
+                metrics,
+                models,
+                backgrounds,
+                settings,
+                defaults,
+                runtime,
+                started,
+            }),
+        })
     }
 
     /// The bounds.
@@ -128,8 +141,14 @@ impl Generating {
         let Inner { node, settings, defaults, runtime, .. } = &*self.inner;
         let model = Arc::clone(self.model(&order.model)?);
         let max_tokens = order.max_tokens.unwrap_or(settings.max_tokens);
-        let target = Target { tokenizer: model.vocabulary().digest(), model: model.sha256(), max_tokens };
         let Order { form, prompts, each, sampling, seed, stop, logprobs, watermark, stream, .. } = order;
+        let target = Target {
+            tokenizer: model.vocabulary().digest(),
+            model: model.sha256(),
+            max_tokens,
+            greedy: sampling.takes_likeliest(),
+            backgrounds: &self.inner.backgrounds,
+        };
         let prompts = self.tokenise(&model, prompts).await?;
         let seed = match seed {
             Some(seed) => seed,
@@ -153,9 +172,9 @@ impl Generating {
         let requests = prompts.iter().flat_map(|prompt| std::iter::repeat_n(prompt, each)).zip(0_u64..);
         let begun = requests.map(|(prompt, place)| {
             let sampling = Sampling { seed: seed.wrapping_add(place), ..sampling };
-            let marker = marking.mark.as_ref().map(|mark| Arc::clone(&mark.marker));
+            let mark = marking.mark.as_ref().map(|chosen| Arc::clone(&chosen.mark));
             let request =
-                Request { stop: stop.clone(), marker, ..Request::new(prompt.clone(), sampling, max_tokens) };
+                Request { stop: stop.clone(), mark, ..Request::new(prompt.clone(), sampling, max_tokens) };
             model.generate(request).map_err(GenerationError::from)
         });
         let steps = match begun.collect::<Result<Vec<_>, _>>() {
@@ -227,7 +246,7 @@ fn known(vocabulary: &Vocabulary, id: u32) -> Result<TokenId, VocabError> {
 fn intent(
     asker: &Asker,
     model: &Arc<dyn Model>,
-    mark: Option<&Mark>,
+    mark: Option<&Chosen>,
     reason: &'static str,
     max_tokens: usize,
 ) -> Intent {

@@ -5,15 +5,15 @@ use std::time::{Duration, Instant};
 
 use dandyroll_api::openai::Watermark;
 use dandyroll_detector::Windows;
-use dandyroll_generator::{Finish, Progress};
+use dandyroll_generator::{Counts, Finish, Progress};
 use dandyroll_ledger::audit::{Completion, Detail, Operation, Outcome, OutputHash};
 use dandyroll_ledger::node::Node;
-use dandyroll_scheme::{Step, TokenId};
+use dandyroll_scheme::TokenId;
 use dandyroll_vocab::{Vocabulary, normalise};
 use tokio::sync::mpsc;
 
 use super::error::GenerationError;
-use super::marking::Mark;
+use super::marking::Chosen;
 use super::model::{Model, Steps};
 use super::order::{Form, Usage};
 use super::{Decided, count};
@@ -106,14 +106,6 @@ impl Running {
     }
 }
 
-/// What the mark met so far.
-#[derive(Clone, Copy, Debug, Default)]
-struct Counts {
-    generated: usize,
-    eligible: usize,
-    biased: usize,
-}
-
 /// An operation with what was counted: dropped, it is written down as interrupted, with the counts.
 struct Counted {
     operation: Option<Operation>,
@@ -131,7 +123,10 @@ impl Counted {
             ("prompt_tokens", count(self.prompt_tokens)),
             ("generated", count(self.counts.generated)),
             ("eligible", count(self.counts.eligible)),
-            ("biased", count(self.counts.biased)),
+            ("marked_tokens", count(self.counts.marked)),
+            ("repeated_contexts", count(self.counts.repeated_contexts)),
+            ("low_entropy", count(self.counts.low_entropy)),
+            ("certain", count(self.counts.certain)),
         ])
     }
 
@@ -225,10 +220,7 @@ impl Text {
         let Progress { step, text: piece, finish } = progress;
         let began = self.counted.began;
         self.counted.first_token.get_or_insert_with(|| began.elapsed());
-        let counts = &mut self.counted.counts;
-        counts.generated += 1;
-        counts.eligible += usize::from(matches!(step.marked, Some(Step::Biased | Step::LowEntropy)));
-        counts.biased += usize::from(step.marked == Some(Step::Biased));
+        self.counted.counts.add(step.marked);
         self.whole.push_str(&piece);
         let spelled = finish != Some(Finish::Eos) && !self.vocabulary.special(step.token);
         Event::Token { text: self.place, piece, token: step.token, logprob: step.logprob, spelled }
@@ -247,16 +239,18 @@ impl Text {
     async fn complete(mut self, finish: Finish) -> Result<Event, GenerationError> {
         let (whole, node, vocabulary) =
             (std::mem::take(&mut self.whole), self.node.clone(), Arc::clone(&self.vocabulary));
-        let width = self.marking.mark.as_ref().map(|mark| mark.profile.recipe().width);
-        let count_pairs = move || -> Result<(OutputHash, usize), GenerationError> {
+        let mark = self.marking.mark.as_ref().map(|chosen| Arc::clone(&chosen.mark));
+        let count_pairs = move || -> Result<(OutputHash, Option<usize>), GenerationError> {
             let normal = normalise(&whole);
-            let pairs = match width {
-                Some(width) => {
+            let pairs = match mark {
+                // What a detector leaves unscored is not known here.
+                Some(mark) if mark.lacks_background() => None,
+                Some(mark) => {
                     let ids = vocabulary.encode_ids(normal.text())?;
                     // A text that we generated is not longer than 2³² tokens.
-                    Windows::of(&ids, width).map_or(0, |windows| windows.distinct())
+                    Some(Windows::scored_by(&mark, &ids).map_or(0, |windows| windows.distinct()))
                 }
-                None => 0,
+                None => Some(0),
             };
             Ok((node.hasher().hash(normal.text()), pairs))
         };
@@ -265,7 +259,9 @@ impl Text {
         let finish = name(finish);
         let mut completion = self.counted.completion(Outcome::Ok);
         completion.output = Some(hash);
-        completion.detail.insert("scorable_pairs", count(pairs));
+        if let Some(pairs) = pairs {
+            completion.detail.insert("scorable_pairs", count(pairs));
+        }
         completion.detail.insert("finish", finish.into());
         let operation = self.counted.operation.take().ok_or(GenerationError::Died)?;
         let receipt = operation.complete_within(completion, AUDIT_WAIT).await?;
@@ -273,8 +269,8 @@ impl Text {
         Ok(Event::Ended { text: self.place, finish, watermark })
     }
 
-    fn watermark(&self, pairs: usize, receipt: String) -> Watermark {
-        let Counts { generated, eligible, biased } = self.counted.counts;
+    fn watermark(&self, pairs: Option<usize>, receipt: String) -> Watermark {
+        let counts = self.counted.counts;
         let wide = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
         let mark = self.marking.mark.as_ref();
         Watermark {
@@ -282,12 +278,15 @@ impl Text {
             reason: self.marking.reason.into(),
             alias: mark.map(|mark| mark.alias.to_string()),
             profile: mark.map(|mark| mark.profile.id().to_string()),
-            key_id: mark.map(|mark: &Mark| mark.key_id.to_string()),
+            key_id: mark.map(|mark: &Chosen| mark.key_id.to_string()),
             version: mark.map(|mark| mark.version.get()),
-            generated: wide(generated),
-            eligible: wide(eligible),
-            biased: wide(biased),
-            scorable_pairs: wide(pairs),
+            generated: wide(counts.generated),
+            eligible: wide(counts.eligible),
+            marked: wide(counts.marked),
+            repeated_contexts: wide(counts.repeated_contexts),
+            low_entropy: wide(counts.low_entropy),
+            certain: wide(counts.certain),
+            scorable_pairs: pairs.map(wide),
             receipt: Some(receipt),
         }
     }

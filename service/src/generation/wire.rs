@@ -54,8 +54,11 @@ fn summary(texts: &[Watermark]) -> Option<Watermark> {
     for text in rest {
         all.generated += text.generated;
         all.eligible += text.eligible;
-        all.biased += text.biased;
-        all.scorable_pairs += text.scorable_pairs;
+        all.marked += text.marked;
+        all.repeated_contexts += text.repeated_contexts;
+        all.low_entropy += text.low_entropy;
+        all.certain += text.certain;
+        all.scorable_pairs = all.scorable_pairs.zip(text.scorable_pairs).map(|(a, b)| a + b);
         all.receipt = None;
     }
     Some(all)

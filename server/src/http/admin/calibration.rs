@@ -89,9 +89,10 @@ pub(in super::super) async fn run(mut call: Call) -> Result<HttpResponse, ApiErr
             let parameter = if error.field() == Some("modes") { "mode" } else { "profile" };
             ApiError::from(error).parameter(parameter)
         })?;
-        let (profile, mode) = (*trial.profile(), trial.mode().name());
-        let (key_id, lists) = keys.sub_key(&ring, version, &profile.family()).await?;
-        let mut calibrating = detecting.calibrate(trial, lists, line_limit, body_limit)?;
+        let (profile, mode) = (trial.profile().clone(), trial.mode().name());
+        let (key_id, mark) = keys.with_master(&ring, version, |master| trial.mark(master)).await?;
+        let mark = mark.map_err(|error| ApiError::hidden(ErrorCode::Internal, error))?;
+        let mut calibrating = detecting.calibrate(trial, mark, line_limit, body_limit)?;
         let min_scored = calibrating.min_scored();
         loop {
             match pieces.recv().await {

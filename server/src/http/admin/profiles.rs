@@ -65,7 +65,7 @@ pub(in super::super) async fn name(mut call: Call) -> Result<HttpResponse, ApiEr
     let id: dandyroll_scheme::ProfileId = profile_id
         .parse()
         .map_err(|what: &str| ApiError::new(ErrorCode::InvalidValue, what).parameter("profile_id"))?;
-    let profile = *call.service().node().snapshot().profiles.find(id.as_str())?;
+    let profile = call.service().node().snapshot().profiles.find(id.as_str())?.clone();
     let stored = put(&call, profile, Some(name)).await?;
     ok(&stored)
 }

@@ -1,27 +1,20 @@
-//! Masters, list families and the keyed function, version 1.
+//! The keyed function, version 1: words of (context, token) pairs.
 
-use alloc::format;
-use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
-use core::str::FromStr;
 
-use hkdf::Hkdf;
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
-use sha2::Sha256;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use dandyroll_lanes::Instructions;
 
+use crate::master::label;
 use crate::pairs::{self, Pairs};
-use crate::{ContextWidth, Gamma, Sha256Digest, TokenId};
+use crate::{ContextWidth, MasterKey, Seeding, Sha256Digest, TokenId};
 
 /// Words of the whole-vocabulary form that are made at a time.
 const RUN: usize = 1024;
-
-/// HKDF salt of every sub-key.
-const SALT: &[u8] = b"dandyroll";
 
 /// Which keyed function makes the words. A merged version never changes and detects for ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -40,50 +33,47 @@ impl FunctionVersion {
     }
 }
 
-/// How context tokens decide a list.
+/// What words are used for: a scheme takes those of a purpose of its own, so that no two tests under one key depend on
+/// each other. A merged purpose keeps its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Seeding {
-    /// All `h` previous generated tokens (the left-hash of Kirchenbauer et al. 2023).
-    Left,
-    /// One of them, chosen by the key: the one of the least rank (after the anchored min-hash of Kirchenbauer
-    /// et al. 2024, "On the Reliability of Watermarks for Large Language Models"). A pair then outlives edits of
-    /// the other h − 1; `fixtures/prf/README.md` says what that costs.
-    Min,
-}
+pub struct Purpose(&'static str);
 
-impl Seeding {
-    /// The name that enters labels and profiles.
+impl Purpose {
+    /// Lists: a token is marked by the size of its word.
+    pub const TOKEN_WORDS: Self = Self("token-words");
+    /// The ranks by which seeding `min` chooses a context's token.
+    pub(crate) const CONTEXT_CHOICE: Self = Self("context-choice");
+
+    /// A scheme's own.
+    pub(crate) const fn new(name: &'static str) -> Self {
+        Self(name)
+    }
+
+    /// The name that enters the label.
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Left => "left",
-            Self::Min => "min",
-        }
-    }
-
-    /// The seeding of that name.
-    pub fn named(name: &str) -> Option<Self> {
-        [Self::Left, Self::Min].into_iter().find(|seeding| seeding.name() == name)
+        self.0
     }
 }
 
-/// What, beside the master, decides the words: profiles that differ only in γ, δ or τ share a family.
+/// What, beside the master, decides the words: profiles that differ in nothing else share a family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct ListFamily {
+pub struct WordFamily {
+    /// What the words are for.
+    pub purpose: Purpose,
     /// The keyed function.
     pub function: FunctionVersion,
     /// SHA-256 of `tokenizer.json`, byte for byte: token numbers mean nothing without it.
     pub tokenizer: Sha256Digest,
     /// h.
     pub width: ContextWidth,
-    /// How the `h` tokens decide the list.
+    /// Which of the `h` tokens decide.
     pub seeding: Seeding,
 }
 
-impl ListFamily {
-    fn label(&self, purpose: &[u8]) -> Vec<u8> {
+impl WordFamily {
+    pub(crate) fn label(&self, purpose: Purpose) -> Vec<u8> {
         label(&[
-            purpose,
+            purpose.0.as_bytes(),
             &self.function.number().to_be_bytes(),
             &self.tokenizer.0,
             &[self.width.byte()],
@@ -92,135 +82,30 @@ impl ListFamily {
     }
 }
 
-/// Length-prefixed (u16, big-endian) encoding of the fields, so that no two sets of fields share bytes.
-fn label(fields: &[&[u8]]) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    for field in fields {
-        #[expect(clippy::expect_used, reason = "a label whose length does not fit would not be unique")]
-        let length = u16::try_from(field.len()).expect("every field is a short constant or a digest");
-        bytes.extend_from_slice(&length.to_be_bytes());
-        bytes.extend_from_slice(field);
-    }
-    bytes
-}
-
-/// A public name for one key version, derived from its master: `wk_` and 16 base-32 characters.
-///
-/// It tells nothing about the master (80 bits of an HKDF output under a purpose of its own) and shows at
-/// once when a stored master and the id beside it do not belong together.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct KeyId(String);
-
-impl KeyId {
-    /// The id as text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for KeyId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl fmt::Debug for KeyId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl FromStr for KeyId {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let body = text.strip_prefix("wk_").unwrap_or_default();
-        if body.len() == 16 && body.bytes().all(|b| matches!(b, b'a'..=b'z' | b'2'..=b'7')) {
-            Ok(Self(text.into()))
-        } else {
-            Err("a key id is wk_ followed by 16 characters of a-z and 2-7")
-        }
-    }
-}
-
-/// The 32 random bytes of one key version: never printed, cloned or serialised, and zeroised on drop.
-///
-/// That holds for the bytes in this type. What HKDF and ChaCha8 keep on the stack while they run is theirs.
-///
-/// ```compile_fail
-/// let key = dandyroll_scheme::MasterKey::take(&mut [0; 32]);
-/// let copy = key.clone();
-/// ```
-#[derive(ZeroizeOnDrop)]
-pub struct MasterKey([u8; 32]);
-
-impl MasterKey {
-    /// Takes the bytes over and erases the caller's copy.
-    pub fn take(bytes: &mut [u8; 32]) -> Self {
-        let key = Self(*bytes);
-        bytes.zeroize();
-        key
-    }
-
-    /// Shows the bytes to the one place that wraps or writes them.
-    pub fn expose<R>(&self, with: impl FnOnce(&[u8; 32]) -> R) -> R {
-        with(&self.0)
-    }
-
-    /// The public id of this key version.
-    pub fn id(&self) -> KeyId {
-        let mut bytes = [0_u8; 10];
-        self.expand(&label(&[b"key-id", &1_u32.to_be_bytes()]), &mut bytes);
-        KeyId(format!("wk_{}", data_encoding::BASE32_NOPAD.encode(&bytes).to_ascii_lowercase()))
-    }
-
-    /// The sub-key of a list family.
-    pub fn lists(&self, family: &ListFamily) -> ListKey {
-        let mut lists = ListKey { key: [0; 32], choice: None, width: family.width };
-        self.expand(&family.label(b"token-words"), &mut lists.key);
-        if family.seeding == Seeding::Min {
-            self.expand(&family.label(b"context-choice"), lists.choice.insert([0; 32]));
-        }
-        lists
-    }
-
-    fn expand(&self, info: &[u8], okm: &mut [u8]) {
-        #[expect(clippy::expect_used, reason = "a key that was not derived must never be used")]
-        Hkdf::<Sha256>::new(Some(SALT), &self.0)
-            .expand(info, okm)
-            .expect("HKDF-SHA256 gives up to 8160 bytes and at most 32 are asked for");
-    }
-}
-
-impl fmt::Debug for MasterKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "MasterKey({})", self.id())
-    }
-}
-
-/// One list family under one key: the keyed function itself.
+/// One family of words under one key: the keyed function itself.
 ///
 /// A context is the `h` previous *generated* tokens, oldest first. Contexts of another length are refused
-/// by returning `None`: a text's first `h` tokens are neither biased nor scored.
+/// by returning `None`: a text's first `h` tokens are neither marked nor scored.
 ///
 /// ```compile_fail
-/// fn copy(lists: &dandyroll_scheme::ListKey) -> dandyroll_scheme::ListKey {
-///     lists.clone()
+/// fn copy(words: &dandyroll_scheme::WordKey) -> dandyroll_scheme::WordKey {
+///     words.clone()
 /// }
 /// ```
 #[derive(ZeroizeOnDrop)]
-pub struct ListKey {
+pub struct WordKey {
     key: [u8; 32],
     /// What ranks tokens; there under [`Seeding::Min`] only.
     choice: Option<[u8; 32]>,
     #[zeroize(skip)]
-    width: ContextWidth,
+    family: WordFamily,
 }
 
-impl fmt::Debug for ListKey {
+impl fmt::Debug for WordKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ListKey")
-            .field("width", &self.width)
+        f.debug_struct("WordKey")
+            .field("purpose", &self.family.purpose.0)
+            .field("width", &self.family.width)
             .field("seeding", &self.seeding())
             .finish_non_exhaustive()
     }
@@ -246,38 +131,47 @@ impl StreamId {
     }
 }
 
-impl ListKey {
-    /// h.
-    pub fn width(&self) -> ContextWidth {
-        self.width
+impl WordKey {
+    pub(crate) fn derive(master: &MasterKey, family: &WordFamily) -> Self {
+        let mut words = Self { key: [0; 32], choice: None, family: *family };
+        master.expand(&family.label(family.purpose), &mut words.key);
+        if family.seeding == Seeding::Min {
+            master.expand(&family.label(Purpose::CONTEXT_CHOICE), words.choice.insert([0; 32]));
+        }
+        words
     }
 
-    /// How the `h` tokens decide the list.
+    /// Whose words they are.
+    pub fn family(&self) -> &WordFamily {
+        &self.family
+    }
+
+    /// h.
+    pub fn width(&self) -> ContextWidth {
+        self.family.width
+    }
+
+    /// Which of the `h` tokens decide.
     pub fn seeding(&self) -> Seeding {
-        if self.choice.is_some() { Seeding::Min } else { Seeding::Left }
+        self.family.seeding
     }
 
     /// How many tokens the effective context has: `h`, or one of them under [`Seeding::Min`].
     pub fn effective_width(&self) -> usize {
         match self.seeding() {
-            Seeding::Left => self.width.len(),
-            Seeding::Min => self.width.len().min(1),
+            Seeding::Left => self.width().len(),
+            Seeding::Min => self.width().len().min(1),
         }
     }
 
     /// The last `h` of the generated tokens, or `None` while there are fewer.
     pub fn context<'a>(&self, generated: &'a [TokenId]) -> Option<&'a [TokenId]> {
-        generated.len().checked_sub(self.width.len()).and_then(|from| generated.get(from..))
+        generated.len().checked_sub(self.width().len()).and_then(|from| generated.get(from..))
     }
 
     /// **The keyed function, plain form**: the word of `candidate` after `context` (`h` tokens).
     pub fn word(&self, context: &[TokenId], candidate: TokenId) -> Option<u32> {
         self.keystream(context).map(|stream| word_of(stream, candidate))
-    }
-
-    /// Whether `candidate` is on the green list of `context` at share γ.
-    pub fn green(&self, context: &[TokenId], candidate: TokenId, gamma: Gamma) -> Option<bool> {
-        self.word(context, candidate).map(|word| gamma.is_green(word))
     }
 
     /// **Whole-vocabulary form**: hands the words of tokens 0, 1, 2, … of one context to `visit` in runs
@@ -294,7 +188,7 @@ impl ListKey {
         self.each_word_with(Instructions::widest(), context, vocabulary, visit)
     }
 
-    /// [`ListKey::each_word`] with the vector instructions that are given: for tests and measurements.
+    /// [`WordKey::each_word`] with the vector instructions that are given: for tests and measurements.
     pub fn each_word_with(
         &self,
         instructions: Instructions,
@@ -316,17 +210,17 @@ impl ListKey {
         Some(())
     }
 
-    /// **Many-pairs form**: the word of each pair of an *effective* context ([`ListKey::effective`]) and a
+    /// **Many-pairs form**: the word of each pair of an *effective* context ([`WordKey::effective`]) and a
     /// candidate, several ChaCha8 blocks side by side.
     ///
     /// # Panics
-    /// If `pairs` have another width than [`ListKey::effective_width`], or there is not one place in `words`
+    /// If `pairs` have another width than [`WordKey::effective_width`], or there is not one place in `words`
     /// for each.
     pub fn words(&self, pairs: &Pairs, words: &mut [u32]) {
         self.words_with(Instructions::widest(), pairs, words);
     }
 
-    /// [`ListKey::words`] with the vector instructions that are given: for tests and measurements.
+    /// [`WordKey::words`] with the vector instructions that are given: for tests and measurements.
     pub fn words_with(&self, instructions: Instructions, pairs: &Pairs, words: &mut [u32]) {
         assert_eq!(pairs.context(), self.effective_width(), "tokens in an effective context");
         assert_eq!(pairs.len(), words.len(), "one word for each pair");
@@ -346,7 +240,7 @@ impl ListKey {
     /// The tokens of a context (`h` of them, oldest first) that its words depend on: all, or the one of the
     /// least rank under [`Seeding::Min`], of equal ranks the one of the least number.
     pub fn effective<'a>(&self, context: &'a [TokenId]) -> Option<&'a [TokenId]> {
-        if context.len() != self.width.len() {
+        if context.len() != self.width().len() {
             return None;
         }
         let Some(choice) = &self.choice else { return Some(context) };
@@ -415,15 +309,18 @@ impl<'a> Groups<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::KeyId;
+    use alloc::format;
     use alloc::vec;
     use proptest::prelude::*;
 
-    fn key(width: u8, seed: u8) -> ListKey {
+    fn key(width: u8, seed: u8) -> WordKey {
         seeded(width, seed, Seeding::Left)
     }
 
-    fn seeded(width: u8, seed: u8, seeding: Seeding) -> ListKey {
-        MasterKey::take(&mut [seed; 32]).lists(&ListFamily {
+    fn seeded(width: u8, seed: u8, seeding: Seeding) -> WordKey {
+        MasterKey::take(&mut [seed; 32]).words(&WordFamily {
+            purpose: Purpose::TOKEN_WORDS,
             function: FunctionVersion::V1,
             tokenizer: Sha256Digest([7; 32]),
             width: ContextWidth::new(width).unwrap(),
@@ -434,16 +331,17 @@ mod tests {
     #[test]
     fn secrets_do_not_print() {
         let master = MasterKey::take(&mut [0xAB; 32]);
-        let lists = seeded(2, 0xAB, Seeding::Min);
-        let shown = format!("{master:?} {lists:?} {master:#?} {lists:#?}").to_lowercase();
-        for byte in master.0.iter().chain(&lists.key).chain(lists.choice.iter().flatten()) {
+        let words = seeded(2, 0xAB, Seeding::Min);
+        let shown = format!("{master:?} {words:?} {master:#?} {words:#?}").to_lowercase();
+        let bytes = master.expose(|bytes| *bytes);
+        for byte in bytes.iter().chain(&words.key).chain(words.choice.iter().flatten()) {
             // As {:?} and {:#?} of the arrays would show them, and as hexadecimal pairs.
             assert!(
                 !shown.contains(&format!("{byte}, ")) && !shown.contains(&format!(" {byte},\n")),
                 "{shown}"
             );
         }
-        assert!(!shown.contains(&format!("{:02x}{:02x}", lists.key[0], lists.key[1])), "{shown}");
+        assert!(!shown.contains(&format!("{:02x}{:02x}", words.key[0], words.key[1])), "{shown}");
         assert_eq!(master.id().as_str().parse::<KeyId>().unwrap(), master.id());
     }
 

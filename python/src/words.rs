@@ -3,35 +3,47 @@
 use std::path::PathBuf;
 
 use dandyroll_files::keyfile;
+use dandyroll_scheme::schemes::SCHEMES;
 use dandyroll_scheme::{
-    ContextWidth, FunctionVersion, Gamma, KeyId, ListFamily, ListKey, Seeding, Sha256Digest, TokenId,
+    ContextWidth, FunctionVersion, KeyId, Purpose, Seeding, Sha256Digest, TokenId, WordFamily, WordKey,
 };
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use crate::refused;
 
-/// The lists of one key for one tokenizer, context width and seeding.
+/// The words of one key for one purpose, tokenizer, context width and seeding.
 #[pyclass(frozen, module = "dandyroll._core")]
-pub(crate) struct CoreLists {
+pub(crate) struct CoreWords {
     key: KeyId,
-    lists: ListKey,
+    words: WordKey,
 }
 
-impl CoreLists {
+impl CoreWords {
     fn context(&self, context: Vec<u32>) -> PyResult<Vec<TokenId>> {
-        let width = self.lists.width().len();
+        let width = self.words.width().len();
         if context.len() == width {
             return Ok(context.into_iter().map(TokenId).collect());
         }
-        Err(refused(format!("the context has {} tokens; these lists depend on {width}", context.len())))
+        Err(refused(format!("the context has {} tokens; these words depend on {width}", context.len())))
     }
 }
 
 #[pymethods]
-impl CoreLists {
+impl CoreWords {
     #[new]
-    fn new(key_file: PathBuf, tokenizer_sha256: &str, context_width: u8, seeding: &str) -> PyResult<Self> {
+    fn new(
+        key_file: PathBuf,
+        tokenizer_sha256: &str,
+        context_width: u8,
+        seeding: &str,
+        purpose: &str,
+    ) -> PyResult<Self> {
+        let purposes = || SCHEMES.iter().map(|kind| kind.purpose);
+        let purpose = purposes().find(|known| known.name() == purpose).ok_or_else(|| {
+            let known: Vec<&str> = purposes().map(Purpose::name).collect();
+            refused(format!("purpose {purpose:?}: {}", known.join(" or ")))
+        })?;
         let seeding =
             Seeding::named(seeding).ok_or_else(|| refused(format!("seeding {seeding:?}: left or min")))?;
         let tokenizer = tokenizer_sha256
@@ -42,8 +54,8 @@ impl CoreLists {
             return Err(refused("seeding min needs a context width of 1 or more"));
         }
         let master = keyfile::read(&key_file).map_err(refused)?;
-        let family = ListFamily { function: FunctionVersion::V1, tokenizer, width, seeding };
-        Ok(Self { key: master.id(), lists: master.lists(&family) })
+        let family = WordFamily { purpose, function: FunctionVersion::V1, tokenizer, width, seeding };
+        Ok(Self { key: master.id(), words: master.words(&family) })
     }
 
     /// The key's id.
@@ -55,7 +67,7 @@ impl CoreLists {
     /// The words of `tokens` after `context`.
     fn words(&self, context: Vec<u32>, tokens: Vec<u32>) -> PyResult<Vec<u32>> {
         let context = self.context(context)?;
-        let word = |token| self.lists.word(&context, TokenId(token)).unwrap_or_default();
+        let word = |token| self.words.word(&context, TokenId(token)).unwrap_or_default();
         Ok(tokens.into_iter().map(word).collect())
     }
 
@@ -69,15 +81,9 @@ impl CoreLists {
         let context = self.context(context)?;
         let size = usize::try_from(size).map_err(refused)?;
         let mut bytes = Vec::with_capacity(size.saturating_mul(4));
-        self.lists.each_word(&context, size, |_, words| {
+        self.words.each_word(&context, size, |_, words| {
             bytes.extend(words.iter().flat_map(|word| word.to_le_bytes()));
         });
         Ok(PyBytes::new(py, &bytes))
-    }
-
-    /// Whether each of `tokens` is on the green list of `context` at share `gamma`.
-    fn green(&self, context: Vec<u32>, tokens: Vec<u32>, gamma: f64) -> PyResult<Vec<bool>> {
-        let gamma = Gamma::new(gamma).map_err(refused)?;
-        Ok(self.words(context, tokens)?.into_iter().map(|word| gamma.is_green(word)).collect())
     }
 }
