@@ -538,3 +538,183 @@ fn fits(ids: &[TokenId]) -> Result<(), TextTooLong> {
 pub(crate) fn index(number: u32) -> usize {
     number as usize
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dandyroll_scheme::schemes::{green_list, gumbel::Gumbel};
+    use dandyroll_scheme::{MasterKey, Recipe, Sha256Digest};
+    use proptest::prelude::*;
+    use std::collections::{HashMap, HashSet};
+    use std::sync::Arc;
+
+    fn ids(numbers: impl IntoIterator<Item = u32>) -> Vec<TokenId> {
+        numbers.into_iter().map(TokenId).collect()
+    }
+
+    /// First come, first numbered, by a hash map over whole windows.
+    fn plain(ids: &[TokenId], width: usize) -> (Vec<TokenId>, Vec<u32>) {
+        let (mut numbers, mut distinct) = (HashMap::new(), Vec::new());
+        let places = ids
+            .windows(width + 1)
+            .map(|window| {
+                let fresh = u32::try_from(numbers.len()).unwrap();
+                *numbers.entry(window).or_insert_with(|| {
+                    distinct.extend_from_slice(window);
+                    fresh
+                })
+            })
+            .collect();
+        (distinct, places)
+    }
+
+    #[test]
+    fn a_text_shorter_than_a_window_has_none() {
+        for length in 0..3_u32 {
+            let windows = Windows::of(&ids(0..length), ContextWidth::new(3).unwrap()).unwrap();
+            assert_eq!((windows.distinct(), windows.places().len()), (0, 0));
+        }
+    }
+
+    /// The distinct windows, one after another.
+    fn distinct(windows: &Windows, ids: &[TokenId]) -> Vec<TokenId> {
+        let tokens = windows.width.len() + 1;
+        windows.distinct.firsts.iter().flat_map(|first| ids[index(*first)..][..tokens].to_vec()).collect()
+    }
+
+    #[test]
+    fn one_token_for_ever_is_one_window() {
+        let width = ContextWidth::new(2).unwrap();
+        let windows = Windows::of(&ids(std::iter::repeat_n(7, 1_000_000)), width).unwrap();
+        assert_eq!((windows.distinct(), windows.places().len()), (1, 1_000_000 - 2));
+        assert!(windows.distinct.entries.len() <= KEEP && windows.distinct.firsts.capacity() < 100);
+    }
+
+    #[test]
+    fn long_texts_grow_the_table_and_give_it_back() {
+        let width = ContextWidth::new(1).unwrap();
+        let mut windows = Windows::new();
+        let text = ids((0..3_000_000_u32).map(|i| i.wrapping_mul(2_654_435_761) >> 8));
+        // In the second round the numbers wear out when the table grows.
+        for end in [1, (1 << 32) - 3_000_000] {
+            windows.distinct.end = end;
+            windows.read(&text, width).unwrap();
+            assert_eq!(plain(&text, 1), (distinct(&windows, &text), windows.places().to_vec()));
+        }
+        // Twice it grew: at the first the numbers began again.
+        assert_eq!(windows.distinct.base, 3_000_000);
+        assert!(windows.distinct.entries.len() > KEEP);
+        windows.read(&ids([1, 2, 3]), width).unwrap();
+        assert_eq!(windows.places(), [0, 1]);
+        assert!(windows.distinct.entries.len() <= KEEP && windows.distinct.places.capacity() <= KEEP);
+    }
+
+    #[test]
+    fn worn_out_numbers_begin_again_and_forget_old_entries() {
+        let width = ContextWidth::new(0).unwrap();
+        let texts = [ids([5, 6, 7]), ids([9, 5, 9]), ids([7, 7, 5])];
+        // The last number fits, or is one too many.
+        for end in [(1_u64 << 32) - 3, (1 << 32) - 2, 1 << 32] {
+            let mut windows = Windows::of(&texts[0], width).unwrap();
+            windows.distinct.end = end;
+            for text in &texts[1..] {
+                windows.read(text, width).unwrap();
+                assert_eq!(plain(text, 0), (distinct(&windows, text), windows.places().to_vec()), "{end}");
+            }
+            assert_eq!(windows.distinct.base, if end == (1 << 32) - 3 { 1 } else { 4 });
+        }
+    }
+
+    /// A hash without secrets would let a text be made whose windows all collide; here every tag and place do.
+    #[test]
+    fn windows_that_collide_are_told_apart() {
+        let mut windows = Windows::new();
+        windows.distinct.multipliers = [0; 11];
+        let text = ids((0..300).chain(0..300));
+        windows.read(&text, ContextWidth::new(2).unwrap()).unwrap();
+        assert_eq!(plain(&text, 2), (distinct(&windows, &text), windows.places().to_vec()));
+    }
+
+    #[test]
+    fn debug_does_not_show_the_text() {
+        let windows = Windows::of(&ids([123_456, 9]), ContextWidth::new(0).unwrap()).unwrap();
+        let shown = format!("{windows:?} {:?}", windows.distinct.pairs);
+        assert!(!shown.contains("123456"), "{shown}");
+    }
+
+    fn mark(seed: u8, width: u8, seeding: Seeding, admission: Admission) -> Mark {
+        let recipe = match admission {
+            Admission::Pairs => green_list::recipe(0.25, 2.0, width, None).unwrap(),
+            Admission::Contexts => Recipe::new(Arc::new(Gumbel::new()), ContextWidth::new(width).unwrap()),
+        };
+        let profile = recipe.seeded(seeding).bind(Sha256Digest([7; 32]), None).unwrap();
+        Mark::new(&MasterKey::take(&mut [seed; 32]), &profile, None).unwrap()
+    }
+
+    #[test]
+    fn before_the_first_text_there_are_no_windows() {
+        let (windows, mut words) = (Windows::new(), vec![1]);
+        let mark = mark(1, 8, Seeding::Left, Admission::Pairs);
+        assert_eq!((windows.words(mark.words(), &mut words), words.len()), (Ok(()), 0));
+    }
+
+    #[test]
+    fn windows_of_another_kind_are_refused() {
+        let of = |width, seeding| mark(1, width, seeding, Admission::Pairs);
+        let (left, min) = (of(2, Seeding::Left), of(2, Seeding::Min));
+        let mut windows = Windows::new();
+        windows.read_for(&ids(0..9), &min).unwrap();
+        assert_eq!((windows.words(min.words(), &mut Vec::new()), windows.places().len()), (Ok(()), 7));
+        let error = windows.words(left.words(), &mut Vec::new()).unwrap_err();
+        assert!(error.to_string().contains("2 context tokens (seeding min)"), "{error}");
+        assert!(windows.words(of(1, Seeding::Min).words(), &mut Vec::new()).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn equals_the_plain_form_and_texts_do_not_leak_into_each_other(
+            texts in proptest::collection::vec(
+                (
+                    0_u8..=8,
+                    any::<bool>(),
+                    any::<bool>(),
+                    any::<u8>(),
+                    proptest::collection::vec(prop_oneof![0_u32..3, 0_u32..50, any::<u32>()], 0..600),
+                ),
+                1..6,
+            ),
+        ) {
+            let (mut windows, mut words) = (Windows::new(), Vec::new());
+            for (width, min, contexts, seed, text) in texts {
+                let (text, h) = (ids(text), usize::from(width));
+                let seeding = if min && h > 0 { Seeding::Min } else { Seeding::Left };
+                let admission = if contexts && h > 1 { Admission::Contexts } else { Admission::Pairs };
+                let mark = mark(seed, width, seeding, admission);
+                windows.read_for(&text, &mark).unwrap();
+                // What counts once: the effective context with the candidate, or alone.
+                let (mut numbers, mut seen, mut expected) = (HashMap::new(), HashSet::new(), Vec::new());
+                let places: Vec<u32> = text
+                    .windows(h + 1)
+                    .map(|window| {
+                        let effective = mark.words().effective(&window[..h]).unwrap();
+                        if admission == Admission::Contexts && !seen.insert(effective) {
+                            return REPEAT;
+                        }
+                        let fresh = u32::try_from(numbers.len()).unwrap();
+                        *numbers.entry((effective, window[h])).or_insert_with(|| {
+                            expected.push(mark.words().word(&window[..h], window[h]).unwrap());
+                            fresh
+                        })
+                    })
+                    .collect();
+                windows.words(mark.words(), &mut words).unwrap();
+                prop_assert_eq!(windows.places(), &places[..]);
+                prop_assert_eq!(&words, &expected);
+                prop_assert_eq!(windows.distinct(), expected.len());
+                if (seeding, admission) == (Seeding::Left, Admission::Pairs) {
+                    prop_assert_eq!(plain(&text, h), (distinct(&windows, &text), places));
+                }
+            }
+        }
+    }
+}

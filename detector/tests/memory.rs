@@ -4,28 +4,24 @@
 
 mod common;
 
-use common::{Seeded, lists, seeded_lists};
+use common::{Seeded, mark, mark_of, seeded_mark};
 use dandyroll_detector::{Correction, Detector, Hypothesis, Mode, Policy, Report, Text};
-use dandyroll_scheme::{Gamma, ListKey, Nats, Seeding, TokenId};
+use dandyroll_scheme::schemes::{green_list, gumbel};
+use dandyroll_scheme::{Mark, Nats, Seeding, TokenId};
 
-fn gamma() -> Gamma {
-    Gamma::new(0.25).unwrap()
-}
-
-/// Forty keys, both seedings, four widths, two modes; documents of many lengths after the longest was read.
+/// Forty keys, both seedings, four widths, and some of other laws and schemes; two modes; documents of many lengths
+/// after the longest was read.
 #[test]
 fn a_warm_detector_allocates_nothing() {
-    let keys: Vec<ListKey> = (0..40)
-        .map(|i| {
-            let seeding = if i % 4 == 0 { Seeding::Min } else { Seeding::Left };
-            seeded_lists(i, u8::try_from(i % 5).unwrap(), seeding)
-        })
-        .collect();
+    // Under `min` something has to be chosen: h is not 0.
+    let seeding = |i| if i % 4 == 0 && i % 5 > 0 { Seeding::Min } else { Seeding::Left };
+    let forty = (0..40).map(|i| seeded_mark(i, u8::try_from(i % 5).unwrap(), seeding(i)));
+    let half = (0..4).map(|i| mark_of(i, green_list::recipe(0.5, 2.0, 2, None).unwrap()));
+    let races = (1..5).map(|i| mark_of(i, gumbel::gumbel_v1().seeded(seeding(i))));
+    let marks: Vec<Mark> = forty.chain(half).chain(races).collect();
     let hypotheses: Vec<Hypothesis<'_>> = [Mode::ModelFree, Mode::Gated(Nats::new(0.9).unwrap())]
         .iter()
-        .flat_map(|mode| {
-            keys.iter().map(|lists| Hypothesis { lists, gamma: gamma(), mode: *mode, background: None })
-        })
+        .flat_map(|mode| marks.iter().map(|mark| Hypothesis { mark, mode: *mode }))
         .collect();
     let mut seeded = Seeded(1);
     let ids = seeded.ids(3000, 50_257);
@@ -50,8 +46,8 @@ fn a_warm_detector_allocates_nothing() {
 /// time. The documentation of `Windows` says 4 a token and 4 (h + 2) + 16 to 64 a window; words add 4.
 #[test]
 fn a_large_document_takes_memory_in_proportion() {
-    let key = lists(1, 2);
-    let hypothesis = [Hypothesis { lists: &key, gamma: gamma(), mode: Mode::ModelFree, background: None }];
+    let mark = mark(1, 2);
+    let hypothesis = [Hypothesis { mark: &mark, mode: Mode::ModelFree }];
     let peak = |ids: &[TokenId]| {
         let counted = allocation_counter::measure(|| {
             Detector::new().detect(&Text::new(ids), &hypothesis, &Policy::STANDARD).unwrap();

@@ -248,3 +248,110 @@ pub fn parse(text: &str) -> Result<Profile, FormError> {
     let Object(members) = serde_json::from_str(text).map_err(|error| FormError::Json(error.to_string()))?;
     Ok(Profile::read(members)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dandyroll_scheme::Seeding;
+    use dandyroll_scheme::schemes::green_list::{self, code_v1};
+    use proptest::prelude::*;
+
+    const TOKENIZER: Sha256Digest = Sha256Digest([1; 32]);
+    const MODEL: Sha256Digest = Sha256Digest([2; 32]);
+
+    fn file(text: &str) -> (tempfile::TempDir, String) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("p.json");
+        std::fs::write(&path, text).unwrap();
+        let name = path.to_str().unwrap().to_owned();
+        (folder, name)
+    }
+
+    #[test]
+    fn a_written_profile_reads_back_and_is_checked_against_what_is_in_use() {
+        let code = code_v1().bind(TOKENIZER, Some(MODEL)).unwrap();
+        let (_folder, name) = file(&code.canonical_json());
+        let named = Named::find(&name).unwrap();
+        assert_eq!(named.threshold(), code.threshold());
+        assert_eq!(named.bind(TOKENIZER, Some(MODEL)).unwrap(), code);
+        assert_eq!(named.bind(TOKENIZER, None).unwrap().id(), code.id());
+        assert!(named.bind(MODEL, Some(MODEL)).unwrap_err().to_string().contains("another tokenizer"));
+        assert!(named.bind(TOKENIZER, Some(TOKENIZER)).unwrap_err().to_string().contains("another model"));
+    }
+
+    #[test]
+    fn every_built_in_reads_back_under_both_seedings() {
+        for name in built_in_names() {
+            let recipe = Recipe::built_in(name).unwrap();
+            for seeding in [Seeding::Left, Seeding::Min] {
+                let profile = recipe.clone().seeded(seeding).bind(TOKENIZER, Some(MODEL)).unwrap();
+                assert_eq!(parse(&profile.canonical_json()).unwrap(), profile);
+            }
+        }
+    }
+
+    #[test]
+    fn each_fault_has_a_message_of_its_own() {
+        let good = code_v1().bind(TOKENIZER, Some(MODEL)).unwrap().canonical_json();
+        let cases = [
+            (
+                good.replace("green-list", "red-list"),
+                "algorithm is \"red-list\"; this version knows only \"green-list or gumbel\"",
+            ),
+            (good.replace("\"function_version\":1", "\"function_version\":2"), "function_version is \"2\""),
+            (
+                good.replace("\"left\"", "\"max\""),
+                "seeding is \"max\"; this version knows only \"left or min\"",
+            ),
+            (
+                good.replace("\"left\"", "\"min\"").replace("\"context_width\":1", "\"context_width\":0"),
+                "a context width of 1 or more",
+            ),
+            (good.replace("raw-logits", "after-top-p"), "bias_site is"),
+            (good.replace("\"gamma\":0.25", "\"gamma\":1.25"), "gamma = 1.25 is out of range"),
+            (good.replace("\"delta\":3", "\"delta\":-3"), "delta = -3"),
+            (good.replace("\"context_width\":1", "\"context_width\":9"), "context width = 9"),
+            (good.replace("\"context_width\":1", "\"context_width\":999"), "context width = 999"),
+            (good.replace("\"context_width\":1", "\"context_width\":1.5"), "context width = 1.5"),
+            (good.replace("\"context_width\":1", "\"context_width\":[1]"), "line 1 column"),
+            (good.replace("\"context_width\":1", "\"context_width\":1,\"context_width\":1"), "given twice"),
+            (good.replace("\"context_width\":1", "\"context_width\":1,\"depth\":1"), "member \"depth\""),
+            (good.replace("\"entropy_threshold\":0.9", "\"entropy_threshold\":null"), "no entropy_threshold"),
+            (good.replace(&TOKENIZER.to_string(), "abc"), "tokenizer_sha256: \"abc\" is not a SHA-256"),
+            (good.replace(&format!("\"{MODEL}\""), "null"), "give the model's SHA-256"),
+            (good.replace("\"gamma\"", "\"gama\""), "has no gamma"),
+            (good[..40].to_owned(), "EOF"),
+        ];
+        for (text, expected) in cases {
+            let (_folder, name) = file(&text);
+            let message = Named::find(&name).unwrap_err().to_string();
+            assert!(message.contains(expected) && message.contains(&name), "{expected:?} not in {message:?}");
+        }
+        let message = Named::find("prose-v2").unwrap_err().to_string();
+        assert!(message.contains("prose-v1, code-v1"), "{message}");
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_refused_or_read_without_a_panic(text in ".{0,300}") {
+            prop_assert!(read(Path::new("p"), text.as_bytes()).is_err());
+        }
+
+        #[test]
+        fn every_profile_reads_back(
+            gamma in 1e-6..0.999_999,
+            delta in 1e-6..100.0,
+            width in 0_u8..=8,
+            min in any::<bool>(),
+            tau in proptest::option::of(1e-6..100.0),
+            background in proptest::option::of(Just(MODEL)),
+        ) {
+            let seeding = if min && width > 0 { Seeding::Min } else { Seeding::Left };
+            let recipe = green_list::recipe(gamma, delta, width, tau).unwrap().seeded(seeding);
+            let profile = recipe.bind(TOKENIZER, Some(MODEL)).unwrap();
+            let profile = profile.with_background(background);
+            let read = read(Path::new("p"), profile.canonical_json().as_bytes()).unwrap();
+            prop_assert_eq!(read.id(), profile.id());
+        }
+    }
+}

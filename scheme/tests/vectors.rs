@@ -1,9 +1,16 @@
 //! The golden vectors of `fixtures/prf`: each row against the plain and the fast forms.
 
 #![expect(clippy::unwrap_used, reason = "a malformed fixture must fail the test")]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use dandyroll_scheme::schemes::green_list::{self, Gamma};
+use dandyroll_scheme::schemes::gumbel::{self, Gumbel};
+use dandyroll_scheme::schemes::{SCHEMES, Scheme};
 use dandyroll_scheme::{
-    ContextWidth, FunctionVersion, Gamma, Instructions, ListFamily, ListKey, MasterKey, Pairs, Recipe,
-    Seeding, Sha256Digest, TokenId,
+    ContextWidth, FunctionVersion, Instructions, MasterKey, Member, Pairs, Profile, Purpose, Recipe, Seeding,
+    Sha256Digest, TokenId, WordFamily, WordKey,
 };
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
@@ -13,6 +20,8 @@ use sha2::{Digest, Sha256};
 const VECTORS: &str = include_str!("../../fixtures/prf/v1.jsonl");
 
 const MIN_VECTORS: &str = include_str!("../../fixtures/prf/v1_min.jsonl");
+
+const PURPOSE_VECTORS: &str = include_str!("../../fixtures/prf/v1_purposes.jsonl");
 
 fn rows(kind: &'static str) -> impl Iterator<Item = Value> {
     VECTORS
@@ -37,8 +46,9 @@ fn width(row: &Value) -> ContextWidth {
     ContextWidth::new(u8::try_from(row["width"].as_u64().unwrap()).unwrap()).unwrap()
 }
 
-fn lists(row: &Value) -> ListKey {
-    MasterKey::take(&mut bytes(&row["master"])).lists(&ListFamily {
+fn lists(row: &Value) -> WordKey {
+    MasterKey::take(&mut bytes(&row["master"])).words(&WordFamily {
+        purpose: Purpose::TOKEN_WORDS,
         function: FunctionVersion::V1,
         tokenizer: Sha256Digest(bytes(&row["tokenizer"])),
         width: width(row),
@@ -93,7 +103,8 @@ fn words_of_the_many_pairs_form() {
 fn words_ranks_and_choices_of_seeding_min() {
     let mut count = 0;
     for row in MIN_VECTORS.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()) {
-        let lists = MasterKey::take(&mut bytes(&row["master"])).lists(&ListFamily {
+        let lists = MasterKey::take(&mut bytes(&row["master"])).words(&WordFamily {
+            purpose: Purpose::TOKEN_WORDS,
             function: FunctionVersion::V1,
             tokenizer: Sha256Digest(bytes(&row["tokenizer"])),
             width: width(&row),
@@ -119,6 +130,56 @@ fn words_ranks_and_choices_of_seeding_min() {
         count += 1;
     }
     assert_eq!(count, 128);
+}
+
+/// A row's words under its purpose in every form, and its scores to 4·10⁻¹⁶ of their size, which is two units in the last
+/// place at most: two libraries' logarithms.
+#[test]
+fn words_and_scores_of_each_purpose() {
+    let (race, mut counts) = (Gumbel::new(), BTreeMap::new());
+    for row in PURPOSE_VECTORS.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()) {
+        let name = row["purpose"].as_str().unwrap();
+        let purpose = SCHEMES.iter().map(|kind| kind.purpose).find(|purpose| purpose.name() == name).unwrap();
+        *counts.entry((row["kind"].as_str().unwrap().to_owned(), purpose.name())).or_insert(0) += 1;
+        let words = numbers(&row["words"]);
+        if row["kind"] == "words" {
+            let key = MasterKey::take(&mut bytes(&row["master"])).words(&WordFamily {
+                purpose,
+                function: FunctionVersion::V1,
+                tokenizer: Sha256Digest(bytes(&row["tokenizer"])),
+                width: width(&row),
+                seeding: Seeding::named(row["seeding"].as_str().unwrap()).unwrap(),
+            });
+            let (context, tokens) = (tokens(&row["context"]), tokens(&row["tokens"]));
+            let mut pairs = Pairs::new();
+            pairs.clear(context.len(), 0);
+            for (token, word) in tokens.iter().zip(&words) {
+                assert_eq!(key.word(&context, *token), Some(*word), "{row}");
+                pairs.push(&[&context[..], &[*token]].concat());
+            }
+            let (mut many, mut first) = (vec![0; tokens.len()], Vec::new());
+            key.words(&pairs, &mut many);
+            assert_eq!(many, words, "{row}");
+            key.each_word(&context, 18, |_, run| first.extend_from_slice(run)).unwrap();
+            assert_eq!([first[0], first[1], first[15], first[16], first[17]], words[..5], "{row}");
+        }
+        let scores: Vec<f64> = row["scores"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|s| s.as_str().unwrap().parse().unwrap())
+            .collect();
+        assert_eq!(scores.len(), if purpose == gumbel::KIND.purpose { words.len() } else { 0 }, "{row}");
+        for (word, score) in words.iter().zip(scores) {
+            let found = race.score(*word);
+            assert!((found - score).abs() <= 4e-16 * score + 1e-300, "{word}: {found:e} for {score:e}");
+        }
+    }
+    let count = |kind: &str, purpose: Purpose| counts.get(&(kind.to_owned(), purpose.name())).copied();
+    assert_eq!(counts.len(), 3);
+    assert_eq!(count("words", Purpose::TOKEN_WORDS), Some(18));
+    assert_eq!(count("words", gumbel::KIND.purpose), Some(18));
+    assert_eq!(count("scores", gumbel::KIND.purpose), Some(1));
 }
 
 #[test]
@@ -164,7 +225,8 @@ fn refusals() {
         assert!(Gamma::new(row["gamma"].as_f64().unwrap()).is_err(), "{row}");
     }
     for row in rows("refused-context") {
-        let lists = MasterKey::take(&mut [1; 32]).lists(&ListFamily {
+        let lists = MasterKey::take(&mut [1; 32]).words(&WordFamily {
+            purpose: Purpose::TOKEN_WORDS,
             function: FunctionVersion::V1,
             tokenizer: Sha256Digest([0; 32]),
             width: width(&row),
@@ -191,7 +253,7 @@ fn profile_ids() {
         let number = |name: &str| fields[name].as_f64();
         let digest = |name: &str| fields[name].as_str().map(|text| text.parse::<Sha256Digest>().unwrap());
         let width = u8::try_from(fields["context_width"].as_u64().unwrap()).unwrap();
-        let recipe = Recipe::new(
+        let recipe = green_list::recipe(
             number("gamma").unwrap(),
             number("delta").unwrap(),
             width,
@@ -200,9 +262,48 @@ fn profile_ids() {
         let recipe = recipe.unwrap().seeded(Seeding::named(fields["seeding"].as_str().unwrap()).unwrap());
         let profile = recipe.bind(digest("tokenizer_sha256").unwrap(), digest("model_sha256")).unwrap();
         let profile = profile.with_background(digest("background_sha256"));
-        assert_eq!(profile.canonical_json(), row["canonical"]);
-        assert_eq!(profile.id().as_str(), row["id"]);
+        for profile in [profile, read(fields)] {
+            assert_eq!(profile.canonical_json(), row["canonical"]);
+            assert_eq!(profile.id().as_str(), row["id"]);
+        }
         count += 1;
     }
     assert_eq!(count, 7 + 3 + 3);
+}
+
+/// A profile's members as outside bytes give them.
+fn read(profile: &Value) -> Profile {
+    let members = profile.as_object().unwrap().iter().map(|(name, value)| {
+        let member = match value {
+            Value::Null => Member::Null,
+            Value::String(text) => Member::Text(text.clone()),
+            number => Member::Number(number.as_f64().unwrap()),
+        };
+        (name.clone(), member)
+    });
+    Profile::read(members.collect()).unwrap()
+}
+
+/// Made from parts and read from outside, the profile is the one that the row names.
+#[test]
+fn profile_ids_of_gumbel() {
+    let mut count = 0;
+    for row in include_str!("../../fixtures/profile/v2.jsonl").lines() {
+        let row: Value = serde_json::from_str(row).unwrap();
+        let fields = &row["profile"];
+        let digest = |name: &str| fields[name].as_str().map(|text| text.parse::<Sha256Digest>().unwrap());
+        let width = u8::try_from(fields["context_width"].as_u64().unwrap()).unwrap();
+        let profile = Recipe::new(Arc::new(Gumbel::new()), ContextWidth::new(width).unwrap())
+            .seeded(Seeding::named(fields["seeding"].as_str().unwrap()).unwrap())
+            .bind(digest("tokenizer_sha256").unwrap(), None)
+            .unwrap()
+            .with_background(digest("background_sha256"));
+        for profile in [profile, read(fields)] {
+            assert_eq!(profile.canonical_json(), row["canonical"]);
+            assert_eq!(profile.id().as_str(), row["id"]);
+        }
+        count += 1;
+    }
+    // Widths 2 to 8, two seedings, with a background list and without.
+    assert_eq!(count, 7 * 2 * 2);
 }

@@ -1,13 +1,14 @@
 //! The schemes: one file each and one row of [`SCHEMES`], from which names, help and documentation come.
 
 pub mod green_list;
+pub mod gumbel;
 
 pub use crate::scheme::{
     BuiltIn, Effect, Embedder, FinalDistribution, Form, Kind, Parameter, RawLogits, Scheme, Spread,
 };
 
 /// Every scheme. A row here gives a scheme its tests, too (`detector/tests/schemes.rs`).
-pub static SCHEMES: [&Kind; 1] = [&green_list::KIND];
+pub static SCHEMES: [&Kind; 2] = [&green_list::KIND, &gumbel::KIND];
 
 /// The scheme of that name.
 pub fn named(algorithm: &str) -> Option<&'static Kind> {

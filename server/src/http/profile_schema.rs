@@ -84,3 +84,25 @@ fn form(kind: &Kind, given: bool, seeding: Seeding) -> Value {
         "properties": properties,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_scheme_has_its_forms() {
+        let schema = schema();
+        let forms = schema["oneOf"].as_array().unwrap();
+        let of = |algorithm: &str| {
+            let named = |form: &&Value| form["properties"]["algorithm"]["enum"][0] == algorithm;
+            forms.iter().filter(named).collect::<Vec<_>>()
+        };
+        assert_eq!((of("green-list").len(), of("gumbel").len()), (4, 2), "{schema}");
+        let least = |form: &Value| form["properties"]["context_width"]["minimum"].as_u64();
+        assert_eq!(
+            of("green-list").iter().map(|form| least(form)).collect::<Vec<_>>(),
+            [Some(0), Some(1), Some(0), Some(1)]
+        );
+        assert_eq!(of("gumbel").iter().map(|form| least(form)).collect::<Vec<_>>(), [Some(2), Some(2)]);
+    }
+}

@@ -9,15 +9,14 @@ use dandyroll_api::detect::{
 };
 use dandyroll_api::openai::{ChatChunk, Completion, CompletionRequest, Prompt, Watermark, WatermarkRequest};
 use dandyroll_api::problem::Problem;
-use dandyroll_detector::{
-    Background, Correction, Detector, Hypothesis, Mode, Policy as Bounds, Text, Verdict,
-};
+use dandyroll_detector::{Correction, Detector, Hypothesis, Mode, Policy as Bounds, Text, Verdict};
 use dandyroll_ledger::Timestamp;
 use dandyroll_ledger::keys::{Alias, NewRing, Target, Version};
 use dandyroll_ledger::node::Node;
 use dandyroll_ledger::store::{EntryFilter, StoredEntry};
 use dandyroll_ledger::tokens::{Grant, Policy, Scope};
-use dandyroll_scheme::Recipe;
+use dandyroll_scheme::schemes::green_list;
+use dandyroll_scheme::{Background, Mark, Recipe, Seeding};
 use dandyroll_server::telemetry::metrics::Exporter;
 use dandyroll_service::Asker;
 use dandyroll_service::detection::{Detecting, DetectionError, DetectionSettings, ToProblem, Tokenizer};
@@ -39,6 +38,8 @@ on_both!(
     without_an_audit_nothing_is_handed_out,
     results_are_the_library_s_number_for_number,
     windows_of_a_profile_s_background_list_are_not_scored,
+    scorable_pairs_are_what_detection_scores,
+    a_mark_that_chooses_needs_a_choice,
     tiers_hide_what_they_must,
     keys_are_named_in_every_way,
     one_bad_text_costs_itself_only,
@@ -56,13 +57,22 @@ fn alias(name: &str) -> Alias {
 }
 
 async fn world(place: &Place, settings: DetectionSettings) -> World {
+    world_with(place, settings, Vec::new()).await
+}
+
+/// With background lists.
+async fn listed_world(place: &Place, lists: Vec<Arc<Background>>) -> World {
+    world_with(place, DetectionSettings::standard(), lists).await
+}
+
+async fn world_with(place: &Place, settings: DetectionSettings, lists: Vec<Arc<Background>>) -> World {
     let node = place.node("a").await;
     for name in ["default", "other"] {
         let new = NewRing { alias: alias(name), allow_export: true, allow_destroy: true, rotate_every: None };
         node.keys().create_ring(new).await.unwrap();
     }
     let fixture = Fixture::get();
-    for name in ["prose-v1", "code-v1"] {
+    for name in ["prose-v1", "code-v1", "gumbel-v1"] {
         let profile = fixture.profile(Recipe::built_in(name).unwrap());
         node.profiles().put(&profile, Some(&alias(name))).await.unwrap();
     }
@@ -71,8 +81,10 @@ async fn world(place: &Place, settings: DetectionSettings) -> World {
     let models: Vec<Arc<dyn Model>> = vec![Arc::new(FixtureModel(Arc::clone(&fixture)))];
     let metrics = Exporter::new().unwrap().service().clone();
     let generating =
-        Generating::new(node.clone(), metrics.clone(), models, GenerationSettings::standard()).unwrap();
-    let detecting = Detecting::start(node.clone(), metrics, vec![fixture.tokenizer()], settings).unwrap();
+        Generating::new(node.clone(), metrics.clone(), models, lists.clone(), GenerationSettings::standard())
+            .unwrap();
+    let tokenizer = Tokenizer { backgrounds: lists, ..fixture.tokenizer() };
+    let detecting = Detecting::start(node.clone(), metrics, vec![tokenizer], settings).unwrap();
     World { node, generating, detecting }
 }
 
@@ -176,7 +188,7 @@ async fn a_marked_text_is_detected_and_names_its_version(place: Place) {
     let world = plain(&place).await;
     let (_, old, mark) = long(&world, &writer()).await;
     assert_eq!((mark.applied, mark.reason.as_str(), mark.version), (true, "default_on", Some(1)));
-    assert_eq!((mark.generated, mark.eligible, mark.biased), (400, 398, 398));
+    assert_eq!((mark.generated, mark.eligible, mark.marked), (400, 398, 398));
     rotate(&world, "default").await;
     let (_, new, renewed) = long(&world, &writer()).await;
     assert_eq!(renewed.version, Some(2));
@@ -191,25 +203,25 @@ async fn a_marked_text_is_detected_and_names_its_version(place: Place) {
     }
     // What a detector can score is what was promised.
     let found = world.detecting.detect(&reader(), text(&old)).await.unwrap();
-    assert_eq!(u64::from(found.findings.unwrap()[0].scored), mark.scorable_pairs);
+    assert_eq!(Some(u64::from(found.findings.unwrap()[0].scored)), mark.scorable_pairs);
     // The rows name key, counts and the hash of the text, and hold no text.
     let rows = ends(&world, "generate").await;
     let row = of_receipt(&rows, mark.receipt.as_ref());
     let hash = world.node.hasher().hash(normalise(&old).text()).to_string();
     assert_eq!((row.output.as_deref(), row.outcome.as_deref()), (Some(hash.as_str()), Some("ok")));
     assert_eq!((row.version, row.key_id.as_ref()), (Some(1), mark.key_id.as_ref()));
-    assert!(row.detail.contains("\"biased\":398"), "{}", row.detail);
+    assert!(row.detail.contains("\"marked_tokens\":398"), "{}", row.detail);
     let rows = ends(&world, "detect").await;
     assert_eq!((rows.len(), rows[0].output.as_deref(), rows[0].version), (3, Some(hash.as_str()), Some(1)));
     // Keys that were derived once are not derived again.
-    let profile = Fixture::get().profile(Recipe::prose_v1());
-    let lists = || {
+    let profile = Fixture::get().profile(green_list::prose_v1());
+    let mark = || {
         let snapshot = world.node.snapshot();
-        snapshot.rings.get(&alias("default")).unwrap().keys()[0].lists(&profile.family())
+        snapshot.rings.get(&alias("default")).unwrap().keys()[0].mark(&profile, None).unwrap()
     };
-    let before = lists();
+    let before = mark();
     world.node.refresh().await.unwrap();
-    assert!(Arc::ptr_eq(&before, &lists()));
+    assert!(Arc::ptr_eq(&before, &mark()));
 }
 
 async fn policies_are_kept_and_refusals_are_rows(place: Place) {
@@ -224,14 +236,14 @@ async fn policies_are_kept_and_refusals_are_rows(place: Place) {
     assert_eq!(error.code(), "opt_out_refused");
     let (_, mark) = only(&complete(&world, &of(Policy::DefaultOn), with(unmarked)).await.unwrap());
     assert_eq!(
-        (mark.applied, mark.reason.as_str(), mark.biased, mark.version),
+        (mark.applied, mark.reason.as_str(), mark.marked, mark.version),
         (false, "opted_out", 0, None)
     );
     let (_, mark) = only(&complete(&world, &of(Policy::Off), request(1, 8)).await.unwrap());
     assert_eq!((mark.applied, mark.reason.as_str()), (false, "off"));
     let (_, mark) = only(&complete(&world, &of(Policy::Enforced), request(1, 8)).await.unwrap());
     assert_eq!((mark.applied, mark.reason.as_str()), (true, "enforced"));
-    assert_eq!(mark.biased, mark.generated.saturating_sub(2));
+    assert_eq!(mark.marked, mark.generated.saturating_sub(2));
     let named = WatermarkRequest { alias: Some("other".into()), profile: Some("code-v1".into()), ..ask() };
     let (_, mark) = only(&complete(&world, &of(Policy::Off), with(named.clone())).await.unwrap());
     assert_eq!((mark.alias.as_deref(), mark.reason.as_str()), (Some("other"), "requested"));
@@ -303,7 +315,7 @@ async fn a_text_that_was_begun_is_finished_under_its_version(place: Place) {
             Event::Failed(error) => panic!("{error}"),
         }
     };
-    assert_eq!((watermark.version, watermark.biased, whole == expected), (Some(1), 398, true));
+    assert_eq!((watermark.version, watermark.marked, whole == expected), (Some(1), 398, true));
     let found = world.detecting.detect(&reader(), text(&whole)).await.unwrap();
     assert_ne!(found.verdict, "detected", "a compromised version detects only when asked");
     let asked = DetectRequest { include_compromised: true, ..text(&whole) };
@@ -366,8 +378,8 @@ async fn a_stream_is_the_same_text(place: Place) {
     let last = chunks.last().unwrap();
     assert!(last.choices.is_empty());
     assert_eq!(
-        (last.usage, last.watermark.as_ref().unwrap().biased),
-        (whole.usage, whole.watermark.unwrap().biased)
+        (last.usage, last.watermark.as_ref().unwrap().marked),
+        (whole.usage, whole.watermark.unwrap().marked)
     );
     for choice in &whole.choices {
         let parts: Vec<_> = chunks
@@ -384,7 +396,7 @@ async fn a_stream_is_the_same_text(place: Place) {
         let end = parts.last().unwrap();
         assert_eq!(end.finish_reason, choice.finish_reason);
         let (own, other) = (end.watermark.as_ref().unwrap(), choice.watermark.as_ref().unwrap());
-        assert_eq!((own.biased, own.scorable_pairs), (other.biased, other.scorable_pairs));
+        assert_eq!((own.marked, own.scorable_pairs), (other.marked, other.scorable_pairs));
     }
 
     let chat = serde_json::json!({"model": "model", "messages": [{"role": "user", "content": "write"}],
@@ -421,9 +433,9 @@ async fn windows_of_a_profile_s_background_list_are_not_scored(place: Place) {
     let human = "The quick brown fox jumps over the lazy dog, and nobody saw why it did so.";
     let ids = fixture.vocabulary().encode_ids(human).unwrap();
     let listed = ids.windows(3).step_by(2);
-    let width = Recipe::prose_v1().width;
+    let width = green_list::prose_v1().width();
     let list = Background::new(fixture.vocabulary().digest(), width, listed.clone()).unwrap();
-    let profile = fixture.profile(Recipe::prose_v1()).with_background(Some(list.digest()));
+    let profile = fixture.profile(green_list::prose_v1()).with_background(Some(list.digest()));
     world.node.profiles().put(&profile, Some(&alias("prose-listed"))).await.unwrap();
     world.node.refresh().await.unwrap();
     let request = DetectRequest {
@@ -451,9 +463,96 @@ async fn windows_of_a_profile_s_background_list_are_not_scored(place: Place) {
         found.iter().find(of).unwrap().scored
     };
     let all = u32::try_from(ids.len() - 2).unwrap();
-    let plain = fixture.profile(Recipe::prose_v1());
+    let plain = fixture.profile(green_list::prose_v1());
     assert_eq!(scored(plain.id().as_str()), all);
     assert_eq!(scored(profile.id().as_str()), all - u32::try_from(listed.count()).unwrap());
+}
+
+/// Under either seeding, with and without a background list, for pairs and for contexts.
+async fn scorable_pairs_are_what_detection_scores(place: Place) {
+    let fixture = Fixture::get();
+    let human = std::fs::read_to_string(
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/corpora/python_heldout.jsonl"),
+    )
+    .unwrap();
+    let ids = fixture.vocabulary().encode_ids(normalise(&human[..20_000]).text()).unwrap();
+    let width = |h: u8| dandyroll_scheme::ContextWidth::new(h).unwrap();
+    let list = |h: u8| {
+        let windows = ids.windows(usize::from(h) + 1);
+        Arc::new(Background::new(fixture.vocabulary().digest(), width(h), windows).unwrap())
+    };
+    let lists = [list(1), list(2), list(4)];
+    let world = listed_world(&place, lists.iter().map(Arc::clone).collect()).await;
+    let of = |name: &str| Recipe::built_in(name).unwrap();
+    let min = |h: u8| green_list::recipe(0.25, 2.0, h, None).unwrap().seeded(Seeding::Min);
+    for (number, (recipe, background)) in [
+        (of("prose-v1"), None),
+        (of("prose-v1"), Some(&lists[1])),
+        (of("code-v1"), Some(&lists[0])),
+        (min(4), None),
+        (min(4), Some(&lists[2])),
+        (min(8), None),
+        (of("gumbel-v1"), None),
+        (of("gumbel-v1"), Some(&lists[1])),
+        (of("gumbel-v1").seeded(Seeding::Min), None),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let profile = fixture.profile(recipe).with_background(background.map(|list| list.digest()));
+        let name = format!("case-{number}");
+        world.node.profiles().put(&profile, Some(&alias(&name))).await.unwrap();
+        world.node.refresh().await.unwrap();
+        let watermark =
+            WatermarkRequest { profile: Some(name.clone()), require: true, ..WatermarkRequest::default() };
+        let asked = CompletionRequest { watermark: Some(watermark), ..request(1, 200) };
+        let answer = complete(&world, &asker(&[Scope::Generate], Policy::Off, None), asked).await.unwrap();
+        let (written, mark) = only(&answer);
+        let asked = DetectRequest {
+            profiles: Some(vec![name.clone()]),
+            keys: Some(vec!["default".into()]),
+            modes: Some(vec![ModeName::ModelFree]),
+            ..text(&written)
+        };
+        let found = world.detecting.detect(&reader(), asked).await.unwrap().findings.unwrap();
+        assert_eq!(Some(u64::from(found[0].scored)), mark.scorable_pairs, "{name}");
+        assert!(mark.scorable_pairs > Some(20), "{name}: {mark:?}");
+    }
+}
+
+/// Nothing is generated where a mark is required and the sampler leaves no choice; else the answer says so.
+async fn a_mark_that_chooses_needs_a_choice(place: Place) {
+    let world = plain(&place).await;
+    let by = asker(&[Scope::Generate], Policy::Off, None);
+    let ask = |require| WatermarkRequest {
+        profile: Some("gumbel-v1".into()),
+        enabled: Some(true),
+        require,
+        ..WatermarkRequest::default()
+    };
+    let with = |require, temperature| CompletionRequest {
+        watermark: Some(ask(require)),
+        temperature: Some(temperature),
+        ..request(1, 200)
+    };
+    let error = complete(&world, &by, with(true, 0.0)).await.unwrap_err();
+    assert_eq!(error.code(), "watermark_required");
+    assert!(error.to_string().contains("likeliest token"), "{error}");
+    let (_, mark) = only(&complete(&world, &by, with(false, 0.0)).await.unwrap());
+    assert_eq!((mark.applied, mark.reason.as_str(), mark.marked), (false, "not_markable", 0));
+    let enforced = asker(&[Scope::Generate], Policy::Enforced, None);
+    assert!(complete(&world, &enforced, with(false, 0.0)).await.is_err());
+
+    let (written, mark) = only(&complete(&world, &by, with(true, 1.0)).await.unwrap());
+    let others = mark.repeated_contexts + mark.low_entropy + mark.certain;
+    assert_eq!((mark.applied, mark.low_entropy, mark.eligible), (true, 0, mark.generated - 2));
+    assert_eq!(mark.marked + others, mark.eligible, "{mark:?}");
+    let asked = DetectRequest { profiles: Some(vec!["gumbel-v1".into()]), ..text(&written) };
+    let found = world.detecting.detect(&reader(), asked).await.unwrap();
+    assert_eq!(found.verdict, "detected", "{found:?}");
+    let rows = ends(&world, "generate").await;
+    let row = of_receipt(&rows, mark.receipt.as_ref());
+    assert!(row.detail.contains(&format!("\"marked_tokens\":{}", mark.marked)), "{}", row.detail);
 }
 
 async fn results_are_the_library_s_number_for_number(place: Place) {
@@ -467,18 +566,14 @@ async fn results_are_the_library_s_number_for_number(place: Place) {
     let encoding = fixture.vocabulary().encode(normal.text()).unwrap();
     let prompt = fixture.vocabulary().encode_prompt("Write.").unwrap();
     let entropies = fixture.read(&prompt, encoding.ids());
-    let (prose, code) = (fixture.profile(Recipe::prose_v1()), fixture.profile(Recipe::code_v1()));
+    let (prose, code) = (fixture.profile(green_list::prose_v1()), fixture.profile(green_list::code_v1()));
     let snapshot = world.node.snapshot();
     let keys: Vec<_> = snapshot.rings.iter().flat_map(|(_, ring)| ring.keys()).collect();
-    let lists: Vec<_> =
-        keys.iter().flat_map(|key| [&prose, &code].map(|profile| key.lists(&profile.family()))).collect();
+    let marks: Vec<Arc<Mark>> =
+        keys.iter().flat_map(|key| [&prose, &code].map(|profile| key.mark(profile, None).unwrap())).collect();
     let modes = [Mode::ModelFree, Mode::Weighted];
-    let hypotheses: Vec<Hypothesis<'_>> = lists
-        .iter()
-        .flat_map(|lists| {
-            modes.map(|mode| Hypothesis { lists, gamma: prose.gamma(), mode, background: None })
-        })
-        .collect();
+    let hypotheses: Vec<Hypothesis<'_>> =
+        marks.iter().flat_map(|mark| modes.map(|mode| Hypothesis { mark, mode })).collect();
     let bounds = Bounds::new(1e-4, 1e-3, 16, Correction::Holm).unwrap();
     let input = Text { ids: encoding.ids(), prompt: 0, entropies: Some(&entropies) };
     let expected = Detector::new().detect_spans(&input, &hypotheses, &bounds).unwrap();
@@ -501,8 +596,10 @@ async fn results_are_the_library_s_number_for_number(place: Place) {
     let findings = found.findings.as_ref().unwrap();
     assert_eq!(findings.len(), 8);
     for (found, expected) in findings.iter().zip(&expected.report.findings) {
-        let counts = expected.evidence.counts;
-        assert_eq!((found.scored, found.green), (counts.scored(), counts.green()));
+        let evidence = expected.evidence;
+        assert_eq!(found.scored, evidence.scored);
+        assert_eq!(found.score.to_bits(), evidence.score.to_bits());
+        assert_eq!(found.expected.to_bits(), evidence.expected.to_bits());
         assert_eq!(found.log10_p.to_bits(), expected.evidence.log10_p.get().to_bits());
         assert_eq!(found.log10_p_adjusted.to_bits(), expected.adjusted.get().to_bits());
         assert_eq!(found.z, expected.evidence.z.map(|z| z.get()));
@@ -514,8 +611,8 @@ async fn results_are_the_library_s_number_for_number(place: Place) {
     assert_eq!(spans.len(), expected.spans.len());
     for (span, expected) in spans.iter().zip(&expected.spans) {
         assert_eq!(
-            (span.scored, span.green, span.mode.as_str()),
-            (expected.scored, expected.green, expected.mode.name())
+            (span.scored, span.score.to_bits(), span.mode.as_str()),
+            (expected.scored, expected.score.to_bits(), expected.mode.name())
         );
         assert_eq!(span.log10_p_adjusted.to_bits(), expected.adjusted.get().to_bits());
     }
@@ -549,7 +646,7 @@ async fn results_are_the_library_s_number_for_number(place: Place) {
     let error = world.detecting.detect(&reader(), gated).await.unwrap_err();
     assert!(matches!(&error, DetectionError::Mode { profile, .. } if profile == "prose-v1"), "{error}");
     // Profiles that differ in δ only are one test without a model.
-    let twin = fixture.profile(Recipe { delta: Recipe::code_v1().delta, ..Recipe::prose_v1() });
+    let twin = fixture.profile(green_list::recipe(0.25, 3.0, 2, None).unwrap());
     world.node.profiles().put(&twin, Some(&alias("twin"))).await.unwrap();
     world.node.refresh().await.unwrap();
     let twins = DetectRequest { profiles: Some(vec!["prose-v1".into(), "twin".into()]), ..text(&mixed) };
