@@ -5,8 +5,8 @@
 //! Masses are Loader's saddle-point form, as in [`mod@crate::binomial`], so nothing cancels and nothing underflows. All
 //! terms are positive.
 //!
-//! `tests/erlang_tail.rs` holds it to 50-digit values: relative error of ln p at most 10⁻¹¹ for n ≤ 2 000, and to a
-//! saddle-point value at n = 10⁷.
+//! `tests/erlang_tail.rs` holds it to sums of 80 digits: relative error of log p at most 10⁻¹¹ for n up to 10⁷ (worst
+//! found 1.7·10⁻¹³).
 
 use crate::Log10P;
 use crate::binomial::{deviance, stirling_error};
