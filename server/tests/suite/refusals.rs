@@ -328,7 +328,8 @@ async fn hostile_requests_are_answered_and_the_server_lives(place: Place) {
     let rows = server.entries("action=ring.create").await;
     let ends: Vec<_> = rows.iter().filter(|row| row["kind"] == "end").collect();
     assert_eq!(ends.len() * 2, rows.len());
-    assert!(ends.iter().all(|row| row["outcome"] == "ok"), "an operation was cut in the middle");
+    let cut: Vec<_> = ends.iter().filter(|row| row["outcome"] != "ok").collect();
+    assert!(cut.is_empty(), "operations were cut in the middle: {cut:?}");
     let rings = server.get("/v1/admin/rings?limit=1000").await.good();
     assert_eq!(rings["rings"].as_array().unwrap().len(), ends.len(), "the audit and the rings agree");
     server.stop().await;
