@@ -140,7 +140,8 @@ impl HttpSettings {
                 "an address and port such as 127.0.0.1:8080",
             ),
             workers: reader.count("http.workers", cores, 1..=1024),
-            head_timeout: reader.millis("http.head_timeout_ms", 5_000, 100..=600_000),
+            // actix-http counts from a clock that may be 500 ms old: a shorter limit refuses whole heads.
+            head_timeout: reader.millis("http.head_timeout_ms", 5_000, 1_000..=600_000),
             body_timeout: reader.millis("http.body_timeout_ms", 10_000, 100..=600_000),
             request_timeout: reader.millis("http.request_timeout_ms", 30_000, 100..=3_600_000),
             long_timeout: reader.millis("http.long_timeout_ms", 600_000, 100..=86_400_000),
